@@ -10,15 +10,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
-from dmri_fm_workflows.contradictions import check_preprocessed, check_together
+from dmri_fm_workflows.contradictions import (
+    check_preprocessed,
+    check_resolution,
+    check_together,
+)
 from dmri_fm_workflows.eddy_config import clean_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
@@ -38,6 +40,7 @@ from dmri_fm_workflows.options import (
     count_cpus,
     memory_gb,
     name_and_path,
+    new_run_uuid,
     option,
     plain,
 )
@@ -49,19 +52,11 @@ OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
 INPUT_TYPES = ("raw", "preprocessed")
 
-#: Range of voxel sizes for diffusion images of the brain, mm.
-RESOLUTION_RANGE_MM = (0.5, 5.0)
-
 #: More threads than this in one step do not pay.
 MAX_OMP_NTHREADS = 8
 
 #: Name of the work folder inside the output folder.
 DEFAULT_WORK = "work"
-
-
-def new_run_uuid() -> str:
-    """Return a name for a run that sorts by its start."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid4()}"
 
 
 @dataclass(frozen=True)
@@ -126,6 +121,13 @@ class RunConfig:
         "`preprocessed`: a dataset corrected before, of QSIPrep, this app, the HCP pipelines or "
         "UK Biobank, which goes straight to registration and models (default: raw)",
         choices=INPUT_TYPES,
+    )
+    brain_masks: Path | None = option(
+        None,
+        SELECTION,
+        "folder of your own brain masks, sub-*/[ses-*/]{dwi,anat}/*_desc-brain_mask.nii.gz, named "
+        "as the raw images that they were drawn on; see docs/inputs.md (default: the app's own)",
+        stages=("anat", "mask"),
     )
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gradient_fixes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -347,13 +349,8 @@ class RunConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}", expected="more than 0")
         check_together(self)
         check_b0_threshold(self.b0_threshold)
+        check_resolution(self.output_resolution)
         object.__setattr__(self, "eddy_config", clean_eddy_config(self.eddy_config))
-        low, high = RESOLUTION_RANGE_MM
-        if self.output_resolution is not None and not low <= self.output_resolution <= high:
-            raise ConfigError(
-                f"output_resolution is {self.output_resolution:g} mm",
-                expected=f"{low:g} to {high:g} mm",
-            )
 
     @property
     def is_preprocessed(self) -> bool:

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from dmri_fm_workflows.config import RunConfig
 
 
+#: Range of voxel sizes for diffusion images of the brain, mm.
+RESOLUTION_RANGE_MM = (0.5, 5.0)
+
+
 def check_preprocessed(config: RunConfig) -> None:
     """Refuse options that ask for what a preprocessed input does without.
 
@@ -25,6 +29,7 @@ def check_preprocessed(config: RunConfig) -> None:
     asked += ["--bids-filter-file"] if config.bids_filters else []
     asked += ["--eddy-config"] if config.eddy_config else []
     asked += ["--fix-gradients"] if config.gradient_fixes else []
+    asked += ["--brain-masks"] if config.brain_masks is not None else []
     asked += ["--bids-database-dir"] if config.bids_database_dir is not None else []
     if asked:
         raise ConfigError(
@@ -32,6 +37,21 @@ def check_preprocessed(config: RunConfig) -> None:
             expected="no correction, no images for one, no filter and no index: such an input was "
             "corrected before",
             advice="leave these options out, or give the raw dataset",
+        )
+
+
+def check_resolution(size_mm: float | None) -> None:
+    """Refuse a voxel size that no diffusion image of the brain has.
+
+    Raises
+    ------
+    ConfigError
+        If it is out of range.
+    """
+    low, high = RESOLUTION_RANGE_MM
+    if size_mm is not None and not low <= size_mm <= high:
+        raise ConfigError(
+            f"output_resolution is {size_mm:g} mm", expected=f"{low:g} to {high:g} mm"
         )
 
 

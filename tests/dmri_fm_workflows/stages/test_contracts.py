@@ -23,6 +23,7 @@ import dmri_fm_workflows
 from dmri_fm.errors import DmriError
 from dmri_fm.identity import identity
 from dmri_fm_workflows.bids import DwiSeries
+from dmri_fm_workflows.bids.records import UserMask
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.options import GROUPS
 from dmri_fm_workflows.outputs.maps import load_catalogue
@@ -116,8 +117,16 @@ def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
             plan_preprocessed(run, root, space=space, full=True, has_mask=False).series[0]
             for space in ("T1w", None)
         ),
+        *plan_for(masked(series, root), root=root).series,
         *plan_warped(series, root).series,
     ]
+
+
+def masked(series: DwiSeries, root: Path) -> DwiSeries:
+    """Return the series with a mask of the user."""
+    path = root / "mask.nii.gz"
+    path.touch()
+    return replace(series, user_mask=UserMask(path, series.runs[0]))
 
 
 def list_variants(

@@ -62,6 +62,7 @@ def _plan_session(
         normalisation=config.normalisation,
         sloppy=config.sloppy,
         prepared_t1w=session.prepared_t1w,
+        user_t1w_mask=session.user_t1w_mask,
         series=planned,
     )
 

@@ -1,4 +1,4 @@
-"""What was done to a series before this run."""
+"""What was done to a series before this run, and the masks that come with it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ class EarlierSteps:
 
     @property
     def given_mask(self) -> Path | None:
-        """Brain mask that the input has for the series; None: it is made in this run."""
+        """Brain mask of the user, or of the input, for the series; None: it is made here."""
+        if self.series.user_mask is not None:
+            return self.series.user_mask.path
         return self.preprocessing.mask if self.preprocessing is not None else None
 
     @property

@@ -21,10 +21,8 @@ from dmri_fm.preprocess.denoise import name_gibbs_removal
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm.preprocess.mask_shape import is_slab
 from dmri_fm.preprocess.quality import RAW_MEASURES
-from dmri_fm.qspace import (
-    FEATURE_DIRECTIONS,
-    SixDirections,
-)
+from dmri_fm.preprocess.user_mask import USER_MASK
+from dmri_fm.qspace import FEATURE_DIRECTIONS, SixDirections
 from dmri_fm.shell_resampling import choose_shell
 from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import EpiImage, Fieldmap
@@ -166,10 +164,10 @@ class SeriesPlan(EarlierSteps):
     @property
     def not_measured(self) -> dict[str, str]:
         """Reason by quality measure that the input does not allow."""
-        if self.preprocessing is None:
-            return {}
-        reason = "the input is preprocessed: no raw series, no motion"
         of_mask = {} if self.given_mask is None else {"mask_agreement_dice": self.mask_name}
+        if self.preprocessing is None:
+            return of_mask
+        reason = "the input is preprocessed: no raw series, no motion"
         of_field = {SDC_METHOD: f"{LEFT}: {self.preprocessing.by}"}
         of_raw = dict.fromkeys((*RAW_MEASURES, "raw_kspace_extent"), reason)
         return of_raw | of_mask | of_field
@@ -325,6 +323,8 @@ class SeriesPlan(EarlierSteps):
     @property
     def mask_name(self) -> str:
         """Entry `MaskMethod` of the sidecar, unless the voxels decide otherwise."""
+        if self.series.user_mask is not None:
+            return USER_MASK
         if self.given_mask is not None:
             return name_given_mask(self.given_mask)
         return name_mask("b0", has_anatomy=self.has_t1w)

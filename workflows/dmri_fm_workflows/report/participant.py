@@ -76,6 +76,8 @@ ENTRIES = {
     "SDCReason": "because",
     "HMCMethod": "Head motion and eddy currents",
     "MaskMethod": "Brain mask",
+    "MaskFile": "file of that mask",
+    "T1wMaskFile": "Brain mask of the T1w image, given by the user",
     "CoregistrationMethod": "Registration to the T1w image",
     "NormalisationMethod": "Registration to the template",
     "GradientNonlinearity": "Deviation of the gradient coils",

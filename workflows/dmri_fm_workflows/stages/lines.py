@@ -21,9 +21,10 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
     assert session.t1w is not None
     prepared = session.prepared_t1w
     unbiased = prepared is not None and prepared.is_unbiased
+    is_given = session.user_t1w_mask is not None or (prepared is not None and prepared.mask)
     steps = [
         *([] if unbiased else ["bias correction (N4)"]),
-        f"brain mask {'' if prepared and prepared.mask else 'by '}{session.mask_name}",
+        f"brain mask {'' if is_given else 'by '}{session.mask_name}",
         "in ACPC already" if session.is_acpc else "ACPC",
     ]
     yield (
@@ -125,6 +126,9 @@ def describe_mask(plan: SeriesPlan) -> Iterator[Line]:
         remark += " (the field of view is too short for a whole head)"
     if plan.given_mask is not None:
         remark = ""
+    if plan.series.user_mask is not None:
+        moved = ", moved by the distortion field" if plan.sdc.has_field else ""
+        remark = f": {plan.series.user_mask.path.name}{moved}"
     yield "mask", f"of the b=0 reference: {plan.mask_name}{remark}"
 
 
