@@ -270,7 +270,7 @@ class SeriesPlan(EarlierSteps):
 
     @property
     def has_noise_maps(self) -> bool:
-        """Whether the noise of the runs is mapped, for tensor networks."""
+        """Whether tensor networks read the noise maps of the runs."""
         return bool(self.networks) and self.is_raw_for_networks
 
     @property

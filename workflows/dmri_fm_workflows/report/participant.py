@@ -49,6 +49,7 @@ ANATOMY_FIGURES = ("t1wmask", "t1wtemplate")
 SERIES_FIGURES = (
     "samplingscheme",
     "denoising",
+    "noise",
     "sdc",
     "fieldmap",
     "dwiref",
@@ -71,6 +72,7 @@ ENTRIES = {
     "KSpaceExtent": "Share of k-space that is filled, along i, j, k",
     "VolumesCutShort": "Volumes cut short (counted from 0; share of slices that are zero)",
     "Denoising": "Denoising",
+    "NoiseMap": "Noise map",
     "GibbsCorrection": "Gibbs ringing",
     "SDCMethod": "Susceptibility distortion",
     "SDCReason": "because",

@@ -99,7 +99,7 @@ def describe_denoise(plan: SeriesPlan) -> Iterator[Line]:
 
 
 def describe_noise(plan: SeriesPlan) -> Iterator[Line]:
-    """Describe the noise maps of the runs, for tensor networks."""
+    """Describe the noise maps of the runs."""
     yield "noise map", "; ".join(dict.fromkeys(map(name_noise_map, plan.run_sizes)))
 
 

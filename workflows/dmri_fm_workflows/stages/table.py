@@ -44,12 +44,14 @@ from dmri_fm_workflows.stages.merge import (
     init_read_wf,
 )
 from dmri_fm_workflows.stages.network_input import init_network_input_wf, init_noise_wf
+from dmri_fm_workflows.stages.noise_maps import init_noise_maps_wf
 from dmri_fm_workflows.stages.normalise import init_deviation_wf, init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
     CHECK_OUTPUTS,
     FIELD_OUTPUTS,
     HMC_OUTPUTS,
+    NOISE_OUTPUTS,
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
     figure_outputs,
@@ -122,7 +124,7 @@ _BEFORE_MODELS = (
         builder=init_noise_wf,
         record="noise_record",
         describe=describe_noise,
-        runs=lambda plan: plan.has_noise_maps,
+        runs=_is_raw,
     ),
     Stage(
         name="merge",
@@ -159,6 +161,12 @@ _BEFORE_MODELS = (
         builder=init_field_wf,
         outputs=FIELD_OUTPUTS,
         runs=lambda plan: plan.sdc.has_field,
+    ),
+    Stage(
+        name="noise_maps",
+        builder=init_noise_maps_wf,
+        outputs=NOISE_OUTPUTS,
+        runs=_is_raw,
     ),
     Stage(
         name="deviation",
