@@ -16,11 +16,7 @@ from typing import Any
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
-from dmri_fm_workflows.contradictions import (
-    check_preprocessed,
-    check_resolution,
-    check_together,
-)
+from dmri_fm_workflows.contradictions import check_preprocessed, check_together
 from dmri_fm_workflows.eddy_config import clean_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
@@ -220,6 +216,13 @@ class RunConfig:
         choices=("auto", *DENOISE.names),
         stages=("denoise",),
     )
+    b1_biascorrect_stage: str = option(
+        "none",
+        PREPROCESSING,
+        "correct the bias of the receive field by N4, in the `final` series (default: none)",
+        choices=("final", "none"),
+        stages=("bias",),
+    )
     unring: bool = option(False, PREPROCESSING, "remove Gibbs ringing", stages=("denoise",))
     sdc: str = option(
         "auto",
@@ -349,7 +352,6 @@ class RunConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}", expected="more than 0")
         check_together(self)
         check_b0_threshold(self.b0_threshold)
-        check_resolution(self.output_resolution)
         object.__setattr__(self, "eddy_config", clean_eddy_config(self.eddy_config))
 
     @property

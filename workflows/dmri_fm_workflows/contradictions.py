@@ -25,6 +25,7 @@ def check_preprocessed(config: RunConfig) -> None:
     corrections = {"denoise": config.denoise, "sdc": config.sdc, "hmc": config.hmc}
     asked = [f"--{k} {v}" for k, v in corrections.items() if v not in ("auto", "none")]
     asked += ["--unring"] if config.unring else []
+    asked += ["--b1-biascorrect-stage"] if config.b1_biascorrect_stage != "none" else []
     asked += [f"--ignore {word}" for word in config.ignore if word != "t1w"]
     asked += ["--bids-filter-file"] if config.bids_filters else []
     asked += ["--eddy-config"] if config.eddy_config else []
@@ -40,23 +41,8 @@ def check_preprocessed(config: RunConfig) -> None:
         )
 
 
-def check_resolution(size_mm: float | None) -> None:
-    """Refuse a voxel size that no diffusion image of the brain has.
-
-    Raises
-    ------
-    ConfigError
-        If it is out of range.
-    """
-    low, high = RESOLUTION_RANGE_MM
-    if size_mm is not None and not low <= size_mm <= high:
-        raise ConfigError(
-            f"output_resolution is {size_mm:g} mm", expected=f"{low:g} to {high:g} mm"
-        )
-
-
 def check_together(config: RunConfig) -> None:
-    """Refuse numbers of processors that contradict each other, and options of one level or run.
+    """Refuse numbers that contradict each other or a scan, and options of one level or run.
 
     Raises
     ------
@@ -76,4 +62,10 @@ def check_together(config: RunConfig) -> None:
             "--boilerplate-only at the group level",
             expected="the participant level",
             advice="leave it out: the group level writes the methods text of what was run",
+        )
+    low, high = RESOLUTION_RANGE_MM
+    if config.output_resolution is not None and not low <= config.output_resolution <= high:
+        raise ConfigError(
+            f"output_resolution is {config.output_resolution:g} mm",
+            expected=f"{low:g} to {high:g} mm",
         )

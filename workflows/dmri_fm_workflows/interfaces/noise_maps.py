@@ -19,6 +19,7 @@ from nipype.interfaces.base import (
 from numpy.typing import NDArray
 
 from dmri_fm.distortion import field_shifts
+from dmri_fm.normalise.bias import bring_bias
 from dmri_fm.normalise.noise_maps import bring_run_maps, residual_by_run
 from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.series import load_image, read_array, save_image
@@ -33,6 +34,7 @@ class _NoiseMapsInputSpec(BaseInterfaceInputSpec):
     denoised_file = File(exists=True, desc="the same, denoised")
     volumes_file = File(exists=True, mandatory=True, desc="run and phase encoding of each volume")
     field_file = File(exists=True, desc="distortion field on the reference's grid, Hz")
+    bias_file = File(exists=True, desc="receive-field bias that the series is divided by")
     xfm_file = File(exists=True, mandatory=True, desc="transform of the reference into ACPC")
     mask_file = File(exists=True, mandatory=True, desc="brain in ACPC, gives the grid")
 
@@ -54,21 +56,26 @@ class BringNoiseMaps(SimpleInterface):
         mask = open_image(self.inputs.mask_file)
         origins = read_volumes(self.inputs.volumes_file)
         runs = np.array([origin.run for origin in origins])
+        to_dwiref = read_point_map(self.inputs.xfm_file)
         first_of = np.unique(runs, return_index=True)[1]
         given: dict[str, Any] = {
             "n_volumes": np.bincount(runs).tolist(),
-            "target2dwiref": read_point_map(self.inputs.xfm_file),
+            "target2dwiref": to_dwiref,
             "shifts": field_shifts([origins[n].encoding for n in first_of]),
         }
         if isdefined(self.inputs.field_file):
             given["field_hz"] = read_array(load_image(self.inputs.field_file, ndim=3))
         opened = [open_image(path) for path in self.inputs.noise_files]
         sigma = [i.data * s for i, s in zip(opened, self.inputs.run_scales, strict=True)]
+        level = (mask.data > 0).astype(np.float32)
+        if isdefined(self.inputs.bias_file):
+            bias = open_image(self.inputs.bias_file)
+            level /= bring_bias(bias, mask.grid, target2dwiref=to_dwiref)
         # Runs are merged by voxel, on the affine of the first.
         affine, folder = opened[0].affine, Path(runtime.cwd)
 
         def bring(values: NDArray[np.float32], name: str) -> str:
-            data = bring_run_maps(values, affine, mask.grid, **given) * (mask.data > 0)
+            data = bring_run_maps(values, affine, mask.grid, **given) * level
             return str(save_image(data, mask.affine, folder / f"{name}.nii.gz"))
 
         self._results["noise_file"] = bring(np.stack(sigma, axis=3), "noise")

@@ -74,6 +74,10 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
     ),
     "SDCMethod": (*_left("Correction of susceptibility distortion"), *SDC.methods),
     "HMCMethod": (*_left("Correction of head motion and eddy currents"), *HMC.methods),
+    "B1Correction": (
+        Method("none", "The series were not corrected for the bias of the receive field."),
+        Method("N4", "The bias of the receive field was corrected by {method} [@tustison2010]."),
+    ),
     "MaskMethod": _masks("b=0 reference"),
     "GradientNonlinearity": (
         Method(

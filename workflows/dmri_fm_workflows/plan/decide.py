@@ -119,6 +119,7 @@ def plan_series(
         eddy=hmc.eddy,
         is_denoiser_named=config.denoise != "auto",
         unring=config.unring,
+        unbias=config.b1_biascorrect_stage == "final",
         b_scaling=config.b_scaling,
         normalisation=config.normalisation,
         voxel_size_mm=config.output_resolution,

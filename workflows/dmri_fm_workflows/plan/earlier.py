@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmri_fm.gradient_deviation import DEVIATION_KEY, NOMINAL
+from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries
 from dmri_fm_workflows.bids.prepared import Preprocessing
 from dmri_fm_workflows.outputs.steps import LEFT
@@ -63,3 +64,17 @@ class EarlierSteps:
             return {}
         left = {key: f"{LEFT}: {by}" for key, by in self.preprocessing.corrections.items()}
         return left | {"GradientSource": self.preprocessing.gradients}
+
+    @property
+    def length_scaling(self) -> tuple[str, float | None] | None:
+        """Reading of b-vectors whose length is not 1, and the length that all runs share, if any.
+
+        None if all lengths are 1 but for rounding: then MD of the ventricles is not checked.
+        """
+        lengths = [r.gradients.lengths for r in self.series.runs]
+        read_as = [x.method for x in lengths if x is not None and not x.is_rounding]
+        if not read_as:
+            return None
+        common = [1.0 if x is None else x.common for x in lengths]
+        shared = [c for c in common if c is not None]
+        return read_as[0], share_length(shared) if len(shared) == len(lengths) else None

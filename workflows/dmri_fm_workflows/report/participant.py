@@ -77,6 +77,7 @@ ENTRIES = {
     "SDCMethod": "Susceptibility distortion",
     "SDCReason": "because",
     "HMCMethod": "Head motion and eddy currents",
+    "B1Correction": "Bias of the receive field",
     "MaskMethod": "Brain mask",
     "MaskFile": "file of that mask",
     "T1wMaskFile": "Brain mask of the T1w image, given by the user",

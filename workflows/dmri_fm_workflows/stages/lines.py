@@ -145,6 +145,11 @@ def describe_hmc(plan: SeriesPlan) -> Iterator[Line]:
         yield "  options", f"{arguments}, on {build}{quality}"
 
 
+def describe_bias(plan: SeriesPlan) -> Iterator[Line]:
+    """Describe the correction of the receive-field bias."""
+    yield "bias (B1)", plan.bias_name
+
+
 def describe_normalise(plan: SeriesPlan) -> Iterator[Line]:
     """Describe registrations, interpolation and output spaces."""
     yield "registration", _alignment_text(plan)

@@ -29,6 +29,8 @@ def init_noise_maps_wf(
         Run and phase encoding of each volume.
     field_file
         Distortion field, Hz, if there is any.
+    bias_file
+        Receive-field bias that the series is divided by, if asked for.
     to_acpc_file, acpc_mask_file
         Transform that resamples the reference into ACPC; brain there, gives the grid.
 
@@ -42,6 +44,7 @@ def init_noise_maps_wf(
     inputs = {f: f for f in ("noise_files", "run_scales", "volumes_file")}
     inputs |= {"to_acpc_file": "xfm_file", "acpc_mask_file": "mask_file"}
     inputs |= {"field_file": "field_file"} if plan.sdc.has_field else {}
+    inputs |= {"bias_file": "bias_file"} if plan.unbias else {}
     outputs = {"noise_file": "acpc_noise_file"}
     if has_residual(plan):
         inputs |= {f: f for f in ("raw_file", "denoised_file")}

@@ -14,6 +14,7 @@ from dmri_fm_workflows.engines.base import StageEngines
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.anat import init_anat_wf
 from dmri_fm_workflows.stages.base import Engine, Resources, Stage
+from dmri_fm_workflows.stages.bias import init_bias_wf
 from dmri_fm_workflows.stages.features import encoder_stage
 from dmri_fm_workflows.stages.field import init_field_wf
 from dmri_fm_workflows.stages.figures import (
@@ -23,6 +24,7 @@ from dmri_fm_workflows.stages.figures import (
 )
 from dmri_fm_workflows.stages.lines import (
     describe_anat,
+    describe_bias,
     describe_denoise,
     describe_deviation,
     describe_free_water,
@@ -148,6 +150,13 @@ _BEFORE_MODELS = (
         record="hmc_record",
         describe=describe_hmc,
         runs=_is_raw,
+    ),
+    Stage(
+        name="bias",
+        builder=init_bias_wf,
+        record="bias_record",
+        describe=describe_bias,
+        runs=lambda plan: plan.unbias,
     ),
     Stage(
         name="normalise",
