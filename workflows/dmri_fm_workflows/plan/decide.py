@@ -17,6 +17,7 @@ from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.hmc import choose_hmc
 from dmri_fm_workflows.plan.records import SLOPPY_WARNING, SeriesPlan
 from dmri_fm_workflows.plan.sdc import SdcChoice, choose_sdc
+from dmri_fm_workflows.plan.unring import check_unringing
 from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
 from dmri_fm_workflows.plan.weights import explain_lacking, network_maps
 
@@ -93,7 +94,8 @@ def plan_series(
     warnings = [SLOPPY_WARNING] if config.sloppy else []
     warnings += [*session.warnings, *series.warnings]
     hmc = choose_hmc(series, gtab, engines, config.eddy_config, sdc=sdc)
-    warnings += [text for text in (sdc.warning, hmc.warning) if text is not None]
+    ringing = check_unringing(series) if config.unring else None
+    warnings += [text for text in (sdc.warning, hmc.warning, ringing) if text is not None]
     if len(volumes) and wanted and not networks:
         warnings.append(
             f"{series.name}: no shell has six directions that determine a tensor: the tensor "
