@@ -60,7 +60,7 @@ def bring_run_maps(
     affine: ArrayLike,
     target: Grid,
     *,
-    n_volumes: Sequence[int],
+    n_volumes: ArrayLike,
     target2dwiref: PointMap = identity_map,
     field_hz: ArrayLike | None = None,
     shifts: Sequence[FieldShift] | None = None,

@@ -58,6 +58,15 @@ def test_maps_are_on_the_scale_of_the_series_and_inside_the_brain(given) -> None
     assert "removed, root mean square" in drawn
 
 
+def test_runs_that_were_not_denoised_do_not_count(given) -> None:
+    raw = read_array(load_image(given["raw_file"]))
+    raw[..., :3] -= 3
+    denoised = save_image(raw, AFFINE, Path(given["denoised_file"]).with_name("first.nii"))
+    made = BringNoiseMaps(**given | {"denoised_file": str(denoised)}).run().outputs
+    values = read_array(load_image(made.residual_files[0]))
+    np.testing.assert_allclose(values[values > 0], 3.0, rtol=1e-4)
+
+
 def test_no_residual_map_where_nothing_was_removed(given) -> None:
     made = BringNoiseMaps(**given | {"denoised_file": given["raw_file"]}).run().outputs
     assert made.residual_files == []

@@ -59,7 +59,6 @@ class BringNoiseMaps(SimpleInterface):
         to_dwiref = read_point_map(self.inputs.xfm_file)
         first_of = np.unique(runs, return_index=True)[1]
         given: dict[str, Any] = {
-            "n_volumes": np.bincount(runs).tolist(),
             "target2dwiref": to_dwiref,
             "shifts": field_shifts([origins[n].encoding for n in first_of]),
         }
@@ -71,14 +70,15 @@ class BringNoiseMaps(SimpleInterface):
         if isdefined(self.inputs.bias_file):
             bias = open_image(self.inputs.bias_file)
             level /= bring_bias(bias, mask.grid, target2dwiref=to_dwiref)
+        n_volumes = np.bincount(runs)
         # Runs are merged by voxel, on the affine of the first.
         affine, folder = opened[0].affine, Path(runtime.cwd)
 
-        def bring(values: NDArray[np.float32], name: str) -> str:
-            data = bring_run_maps(values, affine, mask.grid, **given) * level
+        def bring(values: NDArray[np.float32], name: str, n: NDArray[np.int_]) -> str:
+            data = bring_run_maps(values, affine, mask.grid, n_volumes=n, **given) * level
             return str(save_image(data, mask.affine, folder / f"{name}.nii.gz"))
 
-        self._results["noise_file"] = bring(np.stack(sigma, axis=3), "noise")
+        self._results["noise_file"] = bring(np.stack(sigma, axis=3), "noise", n_volumes)
         self._results["residual_files"] = []
         if isdefined(self.inputs.denoised_file):
             removed = residual_by_run(
@@ -87,5 +87,7 @@ class BringNoiseMaps(SimpleInterface):
                 runs,
             )
             if removed.any():
-                self._results["residual_files"] = [bring(removed, "residual")]
+                # Runs that were too short to be denoised would make it look less.
+                counted = n_volumes * removed.any(axis=(0, 1, 2))
+                self._results["residual_files"] = [bring(removed, "residual", counted)]
         return runtime
