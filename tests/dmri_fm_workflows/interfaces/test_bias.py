@@ -21,7 +21,8 @@ from dmri_fm_workflows.execution.plan_text import describe_plan
 from dmri_fm_workflows.interfaces.bias import EstimateBias
 from dmri_fm_workflows.interfaces.normalise import ResampleDwi
 from dmri_fm_workflows.outputs.steps import describe_steps
-from tests.dmri_fm_workflows.tiny_series import make_run, plan_for
+from dmri_fm_workflows.stages.participant import _planned_record
+from tests.dmri_fm_workflows.tiny_series import make_resources, make_run, plan_for
 
 N = 32
 AFFINE = np.diag([-4.0, 4.0, 4.0, 1.0])
@@ -109,5 +110,7 @@ def test_it_is_off_unless_asked_for_and_told(tmp_path: Path, stage: str) -> None
     assert plan.unbias == (stage == "final")
     assert plan.stated_methods["B1Correction"].startswith("N4 (" if plan.unbias else "none")
     assert ("bias (B1)" in describe_plan(planned)) == plan.unbias
+    record = _planned_record(plan, make_resources(tmp_path))
+    assert record["B1Correction"] == plan.stated_methods["B1Correction"]
     (said,) = (s for s in describe_steps([plan.stated_methods]) if "receive field" in s)
     assert ("N4" in said) == plan.unbias

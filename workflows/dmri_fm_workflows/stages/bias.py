@@ -5,7 +5,6 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.interfaces.bias import EstimateBias
-from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
 
@@ -23,20 +22,13 @@ def init_bias_wf(plan: SeriesPlan, resources: Resources, *, name: str = "bias_wf
     bias_file
         Factor of the signal, on the grid of the reference.
     bias_record
-        Method, and range of the field in the brain.
+        Range of the field in the brain.
     """
     inputs = {"biased_dwiref_file": "in_file", "dwi_mask_file": "mask_file"}
     workflow, inputnode, outputnode = open_workflow(name, inputs, ["bias_file", "bias_record"])
     estimate = pe.Node(EstimateBias(), name="estimate_bias", mem_gb=0.5)
-    record = pe.Node(
-        MergeRecords(base={"B1Correction": plan.bias_name}),
-        name="merge_records",
-        run_without_submitting=True,
-    )
     workflow.connect([
         (inputnode, estimate, list(inputs.items())),
-        (estimate, outputnode, [("out_file", "bias_file")]),
-        (estimate, record, [("record", "in_records")]),
-        (record, outputnode, [("record", "bias_record")]),
+        (estimate, outputnode, [("out_file", "bias_file"), ("record", "bias_record")]),
     ])  # fmt: skip
     return workflow
