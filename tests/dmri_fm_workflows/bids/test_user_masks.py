@@ -67,6 +67,8 @@ def test_of_masks_of_merged_runs_the_first_counts_and_the_other_is_named(maker, 
     [
         ("sub-01/dwi/sub-02_acq-a_desc-brain_mask.nii.gz", {}, "it has sub-02"),
         ("sub-01/dwi/sub-01_acq-c_desc-brain_mask.nii.gz", {}, "fits no dwi image"),
+        ("sub-01/sub-01_acq-a_desc-brain_mask.nii.gz", {}, "fits no dwi or T1w image"),
+        ("sub-01/ses-a/dwi/sub-01_ses-a_desc-brain_mask.nii.gz", {}, "fits no dwi image"),
         ("sub-01/dwi/sub-01_desc-brain_mask.nii.gz", {}, "fits sub-01_acq-a_dwi.nii.gz and"),
         (
             "sub-01/dwi/sub-01_acq-a_space-ACPC_desc-brain_mask.nii.gz",

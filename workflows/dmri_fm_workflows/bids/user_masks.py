@@ -16,8 +16,6 @@ from dmri_fm.errors import InputError, LayoutError
 from dmri_fm.preprocess.user_mask import read_user_mask
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
-from dmri_fm_workflows.bids.ignore import BidsIgnore
-from dmri_fm_workflows.bids.listing import list_images
 from dmri_fm_workflows.bids.names import split_name
 from dmri_fm_workflows.bids.records import (
     Dataset,
@@ -109,14 +107,22 @@ class _MaskReader:
                 self.errors.append(error)
 
     def _list(self) -> list[Path]:
-        """Return the masks in the folders of the sessions and T1w images that are used."""
+        """Return the masks in folders of images that are used, or that the dataset has not."""
         own = self.folder / f"sub-{self.participant.label}"
         if not own.is_dir():
             return []
         images = [i for s in self.participant.sessions for i in (*s.t1w[:1], *_paths(s.series))]
         places = {(self.folder / i.relative_to(self.root)).parent for i in images}
-        listed = list_images(own, BidsIgnore(self.folder))
-        return [p for p in listed if p.parent in places and _is_mask(p)]
+        return [
+            path
+            for path in sorted(own.rglob("*.nii*"))
+            if _is_mask(path)
+            and (
+                path.parent in places
+                or not (self.root / path.parent.relative_to(self.folder)).is_dir()
+                or path.parent.name not in IMAGES
+            )
+        ]
 
     def _image_of(self, path: Path) -> Path:
         """Return the raw image that a mask was drawn on, by its name."""
