@@ -253,6 +253,22 @@ def correct_image(
     ConfigError
         If the direction is malformed.
     """
+    values = sample_distorted(image, affine, field=field, encoding=encoding, order=order)
+    return np.asarray(values * field.jacobian(encoding, affine), dtype=np.float32)
+
+
+def sample_distorted(
+    image: ArrayLike,
+    affine: ArrayLike,
+    *,
+    field: DistortionField,
+    encoding: PhaseEncoding,
+    order: int,
+) -> NDArray[np.float32]:
+    """Read a distorted image at the places of undistorted voxels, intensities as they are.
+
+    Parameters, errors and the result's shape are those of :func:`correct_image`.
+    """
     affine = np.asarray(affine, dtype=np.float64)
     ijk = np.indices(field.hz.shape, dtype=np.float64).reshape(3, -1)
     shift = field.displacement_mm(encoding, affine).reshape(-1, 3)
@@ -261,5 +277,5 @@ def correct_image(
     voxels = inverse[:3, :3] @ points + inverse[:3, 3:]
     values = map_coordinates(
         np.asarray(image, dtype=np.float32), voxels, order=order, mode="grid-constant"
-    ).reshape(field.hz.shape)
-    return np.asarray(values * field.jacobian(encoding, affine), dtype=np.float32)
+    )
+    return np.asarray(values.reshape(field.hz.shape), dtype=np.float32)

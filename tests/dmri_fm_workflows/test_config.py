@@ -14,10 +14,10 @@ from dmri_fm_workflows.request import read_options
 
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
-    "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "eddy_config",
-    "gradient_fixes", "hmc", "ignore", "input_type", "models", "normalisation",
-    "output_resolution", "output_spaces", "random_seed", "region", "sdc", "session_label",
-    "sloppy", "unring", "weights",
+    "b0_threshold", "b1_biascorrect_stage", "b_scaling", "bids_filters", "brain_masks", "denoise",
+    "device", "eddy_config", "gradient_fixes", "hmc", "ignore", "input_type", "models",
+    "normalisation", "output_resolution", "output_spaces", "random_seed", "region", "sdc",
+    "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.
@@ -28,6 +28,7 @@ FULL: dict[str, Any] = {
     "participant_label": ("01", "02"),
     "session_label": ("base",),
     "input_type": "preprocessed",
+    "brain_masks": Path("/data/masks"),
     "bids_filters": {
         "dwi": {"acquisition": "b1000", "run": None},
         "t1w": {"session": ["1", None]},
@@ -52,6 +53,7 @@ FULL: dict[str, Any] = {
     "hmc": "none",
     "denoise": "patch2self",
     "unring": True,
+    "b1_biascorrect_stage": "final",
     "b_scaling": "length",
     "b0_threshold": 65.0,
     "normalisation": "syn",

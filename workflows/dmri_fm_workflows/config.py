@@ -10,10 +10,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
@@ -38,6 +36,7 @@ from dmri_fm_workflows.options import (
     count_cpus,
     memory_gb,
     name_and_path,
+    new_run_uuid,
     option,
     plain,
 )
@@ -49,19 +48,11 @@ OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
 INPUT_TYPES = ("raw", "preprocessed")
 
-#: Range of voxel sizes for diffusion images of the brain, mm.
-RESOLUTION_RANGE_MM = (0.5, 5.0)
-
 #: More threads than this in one step do not pay.
 MAX_OMP_NTHREADS = 8
 
 #: Name of the work folder inside the output folder.
 DEFAULT_WORK = "work"
-
-
-def new_run_uuid() -> str:
-    """Return a name for a run that sorts by its start."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid4()}"
 
 
 @dataclass(frozen=True)
@@ -126,6 +117,13 @@ class RunConfig:
         "`preprocessed`: a dataset corrected before, of QSIPrep, this app, the HCP pipelines or "
         "UK Biobank, which goes straight to registration and models (default: raw)",
         choices=INPUT_TYPES,
+    )
+    brain_masks: Path | None = option(
+        None,
+        SELECTION,
+        "folder of your own brain masks, sub-*/[ses-*/]{dwi,anat}/*_desc-brain_mask.nii.gz, named "
+        "as the raw images that they were drawn on; see docs/inputs.md (default: the app's own)",
+        stages=("anat", "mask"),
     )
     bids_filters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gradient_fixes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -217,6 +215,13 @@ class RunConfig:
         f"denoising: {DENOISE.summary} (default: auto, the first that is installed)",
         choices=("auto", *DENOISE.names),
         stages=("denoise",),
+    )
+    b1_biascorrect_stage: str = option(
+        "none",
+        PREPROCESSING,
+        "correct the bias of the receive field by N4, in the `final` series (default: none)",
+        choices=("final", "none"),
+        stages=("bias",),
     )
     unring: bool = option(False, PREPROCESSING, "remove Gibbs ringing", stages=("denoise",))
     sdc: str = option(
@@ -348,12 +353,6 @@ class RunConfig:
         check_together(self)
         check_b0_threshold(self.b0_threshold)
         object.__setattr__(self, "eddy_config", clean_eddy_config(self.eddy_config))
-        low, high = RESOLUTION_RANGE_MM
-        if self.output_resolution is not None and not low <= self.output_resolution <= high:
-            raise ConfigError(
-                f"output_resolution is {self.output_resolution:g} mm",
-                expected=f"{low:g} to {high:g} mm",
-            )
 
     @property
     def is_preprocessed(self) -> bool:

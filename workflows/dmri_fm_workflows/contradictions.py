@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from dmri_fm_workflows.config import RunConfig
 
 
+#: Range of voxel sizes for diffusion images of the brain, mm.
+RESOLUTION_RANGE_MM = (0.5, 5.0)
+
+
 def check_preprocessed(config: RunConfig) -> None:
     """Refuse options that ask for what a preprocessed input does without.
 
@@ -21,10 +25,12 @@ def check_preprocessed(config: RunConfig) -> None:
     corrections = {"denoise": config.denoise, "sdc": config.sdc, "hmc": config.hmc}
     asked = [f"--{k} {v}" for k, v in corrections.items() if v not in ("auto", "none")]
     asked += ["--unring"] if config.unring else []
+    asked += ["--b1-biascorrect-stage"] if config.b1_biascorrect_stage != "none" else []
     asked += [f"--ignore {word}" for word in config.ignore if word != "t1w"]
     asked += ["--bids-filter-file"] if config.bids_filters else []
     asked += ["--eddy-config"] if config.eddy_config else []
     asked += ["--fix-gradients"] if config.gradient_fixes else []
+    asked += ["--brain-masks"] if config.brain_masks is not None else []
     asked += ["--bids-database-dir"] if config.bids_database_dir is not None else []
     if asked:
         raise ConfigError(
@@ -36,7 +42,7 @@ def check_preprocessed(config: RunConfig) -> None:
 
 
 def check_together(config: RunConfig) -> None:
-    """Refuse numbers of processors that contradict each other, and options of one level or run.
+    """Refuse numbers that contradict each other or a scan, and options of one level or run.
 
     Raises
     ------
@@ -56,4 +62,10 @@ def check_together(config: RunConfig) -> None:
             "--boilerplate-only at the group level",
             expected="the participant level",
             advice="leave it out: the group level writes the methods text of what was run",
+        )
+    low, high = RESOLUTION_RANGE_MM
+    if config.output_resolution is not None and not low <= config.output_resolution <= high:
+        raise ConfigError(
+            f"output_resolution is {config.output_resolution:g} mm",
+            expected=f"{low:g} to {high:g} mm",
         )

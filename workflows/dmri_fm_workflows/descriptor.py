@@ -13,8 +13,8 @@ from dmri_fm_workflows.cli import EXIT_CODES, build_parser
 
 #: Arguments that name a file or folder which has to be there.
 _EXISTING = (
-    "bids_dir", "bids_filter_file", "bundles", "config_file", "eddy_config", "fix_gradients",
-    "use_plugin",
+    "bids_dir", "bids_filter_file", "brain_masks", "bundles", "config_file", "eddy_config",
+    "fix_gradients", "use_plugin",
 )  # fmt: skip
 
 #: Entries that the parser does not hold.

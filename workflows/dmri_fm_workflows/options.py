@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import Field, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
@@ -45,6 +47,11 @@ def count_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def new_run_uuid() -> str:
+    """Return a name for a run that sorts by its start."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid4()}"
 
 
 def available_memory_gb() -> float:

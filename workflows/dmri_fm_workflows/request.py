@@ -15,6 +15,11 @@ from dmri_fm_workflows.eddy_config import read_eddy_config
 from dmri_fm_workflows.links import refuse_links
 from dmri_fm_workflows.options import NO_ENTITY
 
+#: Options that are folders.
+_FOLDERS = (
+    "bids_dir", "output_dir", "work_dir", "bids_database_dir", "brain_masks", "bundles",
+)  # fmt: skip
+
 
 def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
     """Turn parsed options into a request; see :func:`dmri_fm_workflows.cli.parse_args`.
@@ -71,7 +76,7 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
         # A file's number of threads may come from a larger machine.
         values["omp_nthreads"] = min(values["omp_nthreads"], given["nprocs"])
     values |= given
-    for name in ("bids_dir", "output_dir", "work_dir", "bids_database_dir", "bundles"):
+    for name in _FOLDERS:
         if name in values:
             values[name] = absolute(values[name], folder)
     values["weights"] = {n: absolute(p, folder) for n, p in values.get("weights", {}).items()}
@@ -230,6 +235,13 @@ def check_paths(config: RunConfig) -> None:
     # Files at the root are replaced, not written through; folders are entered.
     for name in ("logs", "group") if config.analysis_level == "group" else ("logs",):
         refuse_links(out / name, root=out)
+    if config.brain_masks is not None and not config.brain_masks.is_dir():
+        raise ConfigError(
+            "the folder of --brain-masks is missing",
+            path=config.brain_masks,
+            expected="a folder of brain masks, sub-*/[ses-*/]{dwi,anat}/*_desc-brain_mask.nii.gz",
+            advice="check the path; in a container, that it is bound (-v or --bind)",
+        )
     for name, path in config.weights.items():
         if not path.is_file():
             raise WeightsError(

@@ -16,6 +16,7 @@ from dmri_fm.errors import DmriError
 from dmri_fm_workflows.bids import Dataset, Participant, read_dataset
 from dmri_fm_workflows.bids.gradient_fixes import make_fixes
 from dmri_fm_workflows.bids.preprocessed import read_preprocessed
+from dmri_fm_workflows.bids.user_masks import attach_masks, count_masks
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.execution.dry_run import print_plans
 from dmri_fm_workflows.execution.job import Job, run_participant
@@ -66,7 +67,13 @@ def run_participants(config: RunConfig) -> int:
     dataset = _read(config)
     _warn_of_unused(config, dataset)
     console = get_console()
-    _announce(console, dataset, engines, is_preprocessed=config.is_preprocessed)
+    _announce(
+        console,
+        dataset,
+        engines,
+        is_preprocessed=config.is_preprocessed,
+        has_masks=config.brain_masks is not None,
+    )
     jobs = _list_jobs(config, dataset, engines)
     if config.dry_run:
         is_possible = print_plans(console, jobs) and not dataset.problems
@@ -118,7 +125,7 @@ def _read(config: RunConfig) -> Dataset:
             gradient_options=config.gradient_options,
             ignored=config.ignore,
         )
-    return read_dataset(
+    dataset = read_dataset(
         config.bids_dir,
         participant_labels=labels,
         session_labels=sessions,
@@ -128,6 +135,7 @@ def _read(config: RunConfig) -> Dataset:
         ignored=config.ignore,
         gradient_fixes=make_fixes(config.gradient_fixes),
     )
+    return dataset if config.brain_masks is None else attach_masks(dataset, config.brain_masks)
 
 
 def _warn_of_unused(config: RunConfig, dataset: Dataset) -> None:
@@ -204,7 +212,12 @@ def remove_empty(folder: Path) -> None:
 
 
 def _announce(
-    console: Console, dataset: Dataset, engines: Engines, *, is_preprocessed: bool
+    console: Console,
+    dataset: Dataset,
+    engines: Engines,
+    *,
+    is_preprocessed: bool,
+    has_masks: bool,
 ) -> None:
     n_series = sum(len(s.series) for p in dataset.participants for s in p.sessions)
     how = f"denoise {engines.denoise}, distortion {' or '.join(engines.sdc)}, motion {engines.hmc}"
@@ -214,6 +227,13 @@ def _announce(
         f"{len(dataset.participants)} participants, {n_series} series; "
         f"{'preprocessed before' if is_preprocessed else how}",
     )
+    if has_masks:
+        n_masked, n_t1w = count_masks(dataset)
+        say(
+            console,
+            f"brain masks of the user: {n_masked} of {n_series} series, {n_t1w} T1w images; the "
+            "others are masked by the app",
+        )
     for problem in dataset.problems:
         say(console, f"[yellow]skipped[/] {escape(str(problem.error))}")
 

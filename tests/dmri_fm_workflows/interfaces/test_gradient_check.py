@@ -18,6 +18,7 @@ from dmri_fm.normalise.transforms import write_affine
 from dmri_fm.series import save_image
 from dmri_fm_workflows.bids.gradient_fixes import make_fixes
 from dmri_fm_workflows.interfaces.gradient_check import CheckGradients
+from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, write_volumes
 
 #: Series that a converter got wrong, and what their rows should be.
 WRONG = {"acq-ortho_dir-AP": "x,y,-z", "acq-sagittal_dir-PA": "-x,y,z"}
@@ -62,7 +63,7 @@ def test_the_right_table_is_offered_for_the_raw_file(
     wrong = data_dir / "gradients-as-converted" / f"{stem.name}.bvec"
     known = {"Orientation": "LAS", "StationName": "MR1", "ProtocolName": "DTI", "acquisition": ""}
     runs = {"source_bval_files": [str(bval)], "source_bvec_files": [str(wrong)]}
-    found = check(tmp_path, image, bval, wrong, **runs, conditions=known)
+    found = check(tmp_path, image, bval, wrong, **runs, conditions=[known])
     (offered,) = found.fixed_bvec_files
     table, truth = np.loadtxt(offered), np.loadtxt(right)
     sign = np.where((table * truth).sum(axis=0) < 0, -1, 1)
@@ -115,6 +116,55 @@ def test_repairs_are_judged(data_dir: Path, tmp_path: Path) -> None:
     assert "SuggestedFix" not in found.record["GradientCheck"]
     (warning,) = found.record["Warnings"]
     assert "Of the 2 runs of the series any may be the wrong one" in warning
+
+
+@pytest.mark.realdata
+def test_of_merged_runs_those_are_rearranged_that_are_wrong_by_themselves(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    """A wrong series and the first volumes of it, which are too few to be judged."""
+    stem = data_dir / "ds-more" / "sub-galan6" / "dwi" / "sub-galan6_acq-ortho_dir-AP_dwi"
+    image = nib.load(f"{stem}.nii.gz").slicer[:, :, 14:26]
+    bvals, right = (np.loadtxt(stem.with_suffix(e)) for e in (".bval", ".bvec"))
+    wrong = right * [[1], [1], [-1]]
+    parts = {"long": slice(None), "short": slice(0, 5)}
+    for name, part in parts.items():
+        np.savetxt(tmp_path / f"{name}.bval", bvals[None, part])
+        np.savetxt(tmp_path / f"{name}.bvec", wrong[:, part])
+    np.savetxt(tmp_path / "all.bval", np.concatenate([bvals, bvals[:5]])[None])
+    np.savetxt(tmp_path / "all.bvec", np.hstack([wrong, wrong[:, :5]]))
+    data = np.asanyarray(image.dataobj)
+    merged = nib.Nifti1Image(np.concatenate([data, data[..., :5]], axis=3), image.affine)
+    n = image.shape[3]
+    origins = [
+        VolumeOrigin(run=int(k >= n), phase_encoding="j", readout_s=0.05, original_file="x.nii")
+        for k in range(n + 5)
+    ]
+    known = {"Orientation": "LAS", "StationName": "MR1", "ProtocolName": "DTI"}
+    found = check(
+        tmp_path,
+        merged,
+        tmp_path / "all.bval",
+        tmp_path / "all.bvec",
+        source_bval_files=[str(tmp_path / f"{name}.bval") for name in parts],
+        source_bvec_files=[str(tmp_path / f"{name}.bvec") for name in parts],
+        volumes_file=str(write_volumes(origins, tmp_path / "volumes.tsv")),
+        conditions=[known, known],
+    )
+    (offered,) = found.fixed_bvec_files
+    wanted = np.hstack([right, wrong[:, :5]])
+    table = np.loadtxt(offered)
+    sign = np.where((table * wanted).sum(axis=0) < 0, -1, 1)
+    np.testing.assert_allclose(table * sign, wanted, atol=2e-6)
+    verdict = found.record["GradientCheck"]
+    runs = verdict["Runs"]
+    assert runs["long.bvec"]["Columns"] == [0, n - 1]
+    assert runs["short.bvec"]["Columns"] == [n, n + 4]
+    (fix,) = make_fixes(tomllib.loads(runs["long.bvec"]["SuggestedFix"]))
+    assert fix.components == "x,y,-z"
+    assert "SuggestedFix" not in {**verdict, **runs["short.bvec"]}
+    (warning,) = found.record["Warnings"]
+    assert "1 of the 2 runs are wrong" in warning
 
 
 @pytest.mark.realdata

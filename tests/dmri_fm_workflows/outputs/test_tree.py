@@ -48,6 +48,8 @@ FACTS = {
         "B0NormalizationScale": np.float32(812.5),
     },
     "fieldmap": {"B0FieldIdentifier": "gre", "EstimationMethod": "Gradient-echo field map in Hz"},
+    "noise": {"NoiseMap": "MP-PCA"},
+    "residual": {"Denoising": "MP-PCA", "GibbsCorrection": "none"},
     "t1w": {"SkullStripped": False},
     "dwiref": {"SkullStripped": False},
     **{

@@ -23,6 +23,7 @@ import dmri_fm_workflows
 from dmri_fm.errors import DmriError
 from dmri_fm.identity import identity
 from dmri_fm_workflows.bids import DwiSeries
+from dmri_fm_workflows.bids.records import UserMask
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.options import GROUPS
 from dmri_fm_workflows.outputs.maps import load_catalogue
@@ -116,8 +117,16 @@ def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
             plan_preprocessed(run, root, space=space, full=True, has_mask=False).series[0]
             for space in ("T1w", None)
         ),
+        *plan_for(masked(series, root), root=root, b1_biascorrect_stage="final").series,
         *plan_warped(series, root).series,
     ]
+
+
+def masked(series: DwiSeries, root: Path) -> DwiSeries:
+    """Return the series with a mask of the user."""
+    path = root / "mask.nii.gz"
+    path.touch()
+    return replace(series, user_mask=UserMask(path, series.runs[0]))
 
 
 def list_variants(
@@ -170,6 +179,7 @@ NEEDS: dict[str, Callable[[SeriesPlan], bool]] = {
     "init_pepolar_wf": lambda plan: plan.sdc.method == "pepolar",
     "init_eddy_wf": lambda plan: plan.eddy is not None,
     "init_topup_wf": lambda plan: plan.sdc.method == "topup",
+    "init_bias_wf": lambda plan: plan.unbias,
     "init_fieldmap_wf": lambda plan: plan.series.usable_fieldmap is not None,
     "init_read_preprocessed_wf": lambda plan: plan.is_preprocessed,
     "init_deviation_wf": lambda plan: plan.has_gradient_deviation,
@@ -234,11 +244,11 @@ def test_every_stage_takes_what_earlier_ones_offer(series: DwiSeries, tmp_path: 
 def test_every_option_about_the_processing_names_its_stages(
     series: DwiSeries, tmp_path: Path
 ) -> None:
-    plan = plan_for(series, root=tmp_path).series[0]
+    plan = plan_for(series, root=tmp_path, b1_biascorrect_stage="final").series[0]
     stages = (*table.SESSION_STAGES, *table.list_stages(plan))
     known = {stage.name for stage in stages} | {identity(m).family for m in plan.models}
     of_processing = [f for f in fields(RunConfig) if f.metadata.get("group") in GROUPS[2:5]]
-    assert len(of_processing) == 14
+    assert len(of_processing) == 15
     for option in of_processing:
         named = set(option.metadata["stages"])
         assert named, option.name

@@ -10,6 +10,7 @@ from pathlib import Path
 from dmri_fm.errors import ImageError, InputError
 from dmri_fm_workflows.bids.encoding import acquisitions_oppose
 from dmri_fm_workflows.bids.fieldmaps import field_images, match_fieldmaps, why_unused
+from dmri_fm_workflows.bids.head_pose import pose_difference
 from dmri_fm_workflows.bids.links import (
     Statement,
     Tie,
@@ -27,7 +28,6 @@ from dmri_fm_workflows.bids.records import (
     UnusedImage,
     find_pair,
     is_opposite,
-    pose_difference,
 )
 
 #: Largest relative difference of echo times at which runs count as one contrast.

@@ -12,22 +12,13 @@ from numpy.typing import NDArray
 
 from dmri_fm.errors import DmriError
 from dmri_fm.gradient_files import RawGradients
-from dmri_fm.gradients import GradientTable, rotation_part
+from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi, load_image
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.bids.gradient_fixes import GradientFix
 from dmri_fm_workflows.bids.metadata import PHASE_ENCODINGS, read_number, words
 from dmri_fm_workflows.bids.names import scan_name
 from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
-
-#: Largest rotation between the grids of one head pose, degrees.
-POSE_ROTATION_DEG = 1.0
-
-#: Largest distance between the centres of the grids of one head pose, mm.
-POSE_SHIFT_MM = 5.0
-
-#: Largest difference between the voxel edges of one grid, mm.
-_EDGE_TOLERANCE_MM = 0.01
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -195,6 +186,22 @@ class UnusedImage:
 
 
 @dataclass(frozen=True, eq=False)
+class UserMask:
+    """A brain mask of the user.
+
+    Attributes
+    ----------
+    path
+        NIfTI file.
+    run
+        Run that it was drawn on, as acquired.
+    """
+
+    path: Path
+    run: DwiRun
+
+
+@dataclass(frozen=True, eq=False)
 class DwiSeries:
     """Runs of one session that are corrected together and merged.
 
@@ -218,6 +225,8 @@ class DwiSeries:
         Tie between the two images of the pair: "linked by IntendedFor". Empty if there is none.
     preprocessing
         What was done to it before; None for a raw series.
+    user_mask
+        Brain mask that the user gave for it, or None.
     """
 
     runs: tuple[DwiRun, ...]
@@ -228,6 +237,7 @@ class DwiSeries:
     unused: tuple[UnusedImage, ...] = ()
     pair_reason: str = ""
     preprocessing: Preprocessing | None = None
+    user_mask: UserMask | None = None
 
     @property
     def name(self) -> str:
@@ -274,6 +284,8 @@ class Session:
         Age of the participant, as far as a table states it.
     prepared_t1w
         The T1-weighted image of a preprocessed dataset, the only one of `t1w`; None for a raw one.
+    user_t1w_mask
+        Brain mask that the user gave for the first image of `t1w`, or None.
     """
 
     label: str | None
@@ -282,6 +294,7 @@ class Session:
     warnings: tuple[str, ...] = ()
     age: Age = UNKNOWN_AGE
     prepared_t1w: PreparedT1w | None = None
+    user_t1w_mask: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -360,40 +373,3 @@ def find_pair(
     """Return the first run and the first other image that oppose each other, both with b=0."""
     pairs = ((run, other) for run in runs for other in others if run.has_b0 and other.has_b0)
     return next((p for p in pairs if is_opposite(*(i.phase_encoding for i in p))), None)
-
-
-def has_same_pose(one: EpiImage, other: EpiImage) -> bool:
-    """Tell whether two images have one grid and one head pose.
-
-    The same number and size of voxels, axes within :data:`POSE_ROTATION_DEG` and centres within
-    :data:`POSE_SHIFT_MM`: smaller differences are head motion, which is corrected anyway.
-    """
-    return pose_difference(one, other) is None
-
-
-def pose_difference(one: EpiImage, other: EpiImage) -> str | None:
-    """Return the difference in grid or head pose of an image from another, in words.
-
-    Returns
-    -------
-    str or None
-        Difference of `one` from `other`; None if both have one grid and one pose.
-    """
-    if one.shape[:3] != other.shape[:3]:
-        actual, wanted = (" x ".join(map(str, i.shape[:3])) for i in (one, other))
-        return f"it has another grid, {actual} voxels in place of {wanted}"
-    edges, other_edges = (np.linalg.norm(i.affine[:3, :3], axis=0) for i in (one, other))
-    if not np.allclose(edges, other_edges, rtol=0, atol=_EDGE_TOLERANCE_MM):
-        actual, wanted = (" x ".join(f"{e:.4g}" for e in size) for size in (edges, other_edges))
-        return f"it has another grid, voxels of {actual} mm in place of {wanted} mm"
-    turn = rotation_part(one.affine).T @ rotation_part(other.affine)
-    if np.linalg.det(turn) <= 0:
-        return "it is stored as the mirror image"
-    degrees = float(np.rad2deg(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1))))
-    if degrees > POSE_ROTATION_DEG:
-        return f"it shows another head pose, turned by {degrees:.1f} degrees"
-    centre = np.array([*((n - 1) / 2 for n in one.shape[:3]), 1.0])
-    shift = float(np.linalg.norm((one.affine - other.affine) @ centre))
-    if shift > POSE_SHIFT_MM:
-        return f"it shows another head pose, {shift:.1f} mm away"
-    return None

@@ -26,15 +26,9 @@ from dmri_fm_workflows.bids.fields import (
     FieldChoice,
     choose_images,
 )
+from dmri_fm_workflows.bids.head_pose import has_same_pose, pose_difference
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
-from dmri_fm_workflows.bids.records import (
-    DwiRun,
-    DwiSeries,
-    EpiImage,
-    UnusedImage,
-    has_same_pose,
-    pose_difference,
-)
+from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, EpiImage, UnusedImage
 
 #: Entities that a series is merged over; with a MultipartID also `acquisition`.
 MERGED_OVER = ("direction", "run")

@@ -138,7 +138,9 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
         files += session.t1w
         if session.prepared_t1w is not None and session.prepared_t1w.mask is not None:
             files.append(session.prepared_t1w.mask)
+        files += [] if session.user_t1w_mask is None else [session.user_t1w_mask]
         for series in session.series:
+            files += [] if series.user_mask is None else [series.user_mask.path]
             files += series.preprocessing.files if series.preprocessing is not None else ()
             for run in (*series.runs, *series.reverse):
                 files += [p for p in (run.path, run.bval, run.bvec) if p is not None]

@@ -18,6 +18,7 @@ from nipype.interfaces.base import (
 )
 
 from dmri_fm.gradient_files import write_mrtrix_gradients
+from dmri_fm.normalise.bias import remove_bias
 from dmri_fm.normalise.grid import (
     BRAIN_MARGIN_MM,
     Grid,
@@ -234,6 +235,7 @@ class _ResampleInputSpec(DwiMaskInputSpec):
         mandatory=True,
         desc="transforms from the reference to the target, in the order they are applied",
     )
+    bias_file = File(exists=True, desc="receive-field bias on the reference's grid")
     grid = traits.Enum("acpc", "mni", "features", mandatory=True, desc="target grid")
     voxel_size_mm = traits.Float(desc="voxel size of an ACPC grid; the series' own if not given")
     keeps_voxels = traits.Bool(
@@ -282,6 +284,9 @@ class ResampleDwi(SimpleInterface):
             order=1 if self.inputs.keeps_voxels else self.inputs.order,
             n_threads=self.inputs.n_threads,
         )
+        if isdefined(self.inputs.bias_file):
+            bias = open_image(self.inputs.bias_file)
+            placed = remove_bias(placed, bias, target2dwiref=to_dwiref)
         self._save(placed, Path(runtime.cwd))
         if self.inputs.has_rotations:
             grid = Grid(placed.shape[:3], placed.affine)

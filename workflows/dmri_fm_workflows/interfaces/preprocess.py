@@ -357,6 +357,15 @@ class MaskOutputSpec(TraitedSpec):
     record = traits.Dict(desc="what ran, for the sidecar")
 
 
+def save_mask(
+    mask: NDArray[np.bool_], data: NDArray[np.float32], affine: NDArray[np.float64], folder: Path
+) -> dict[str, str]:
+    """Save mask and brain of :class:`MaskOutputSpec`; return their paths by field."""
+    inside = save_image(mask, affine, folder / "mask.nii.gz", dtype=np.uint8)
+    brain = save_image(data * mask, affine, folder / "brain.nii.gz")
+    return {"mask_file": str(inside), "brain_file": str(brain)}
+
+
 class MaskBrain(SimpleInterface):
     """Mask the brain."""
 
@@ -376,10 +385,7 @@ class MaskBrain(SimpleInterface):
             anatomy=anatomy,
             is_draft=self.inputs.is_draft,
         )
-        folder = Path(runtime.cwd)
-        mask = save_image(result.mask, image.affine, folder / "mask.nii.gz", dtype=np.uint8)
-        brain = save_image(data * result.mask, image.affine, folder / "brain.nii.gz")
-        self._results["mask_file"], self._results["brain_file"] = str(mask), str(brain)
+        self._results |= save_mask(result.mask, data, image.affine, Path(runtime.cwd))
         self._results["agreement_dice"] = round(float(result.agreement_dice), 4)
         self._results["record"] = {
             "MaskMethod": result.method,

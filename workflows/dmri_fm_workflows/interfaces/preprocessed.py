@@ -34,7 +34,7 @@ from dmri_fm_workflows.interfaces.normalise import (
     open_image,
     write_affine_pair,
 )
-from dmri_fm_workflows.interfaces.preprocess import MaskOutputSpec
+from dmri_fm_workflows.interfaces.preprocess import MaskOutputSpec, save_mask
 
 
 class _TakeMaskInputSpec(BaseInterfaceInputSpec):
@@ -61,10 +61,7 @@ class TakeMask(SimpleInterface):
                 expected="a brain mask",
                 advice="move it away: the brain is masked anew then",
             )
-        folder, data = Path(runtime.cwd), read_array(image)
-        out = save_image(mask, image.affine, folder / "mask.nii.gz", dtype=np.uint8)
-        brain = save_image(data * mask, image.affine, folder / "brain.nii.gz")
-        self._results |= {"mask_file": str(out), "brain_file": str(brain)}
+        self._results |= save_mask(mask, read_array(image), image.affine, Path(runtime.cwd))
         self._results["record"] = {"MaskMethod": name_given_mask(Path(self.inputs.mask_file))}
         return runtime
 

@@ -9,6 +9,7 @@ from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
     Bunch,
     File,
+    InputMultiObject,
     SimpleInterface,
     TraitedSpec,
     isdefined,
@@ -169,6 +170,26 @@ class PlotDenoising(_Figure):
             for v in shown
         }
         figures.plot_denoising(volumes, np.asarray(before.affine), out, mask=mask)
+
+
+class _NoiseInputSpec(BaseInterfaceInputSpec):
+    noise_file = File(exists=True, mandatory=True, desc="noise map")
+    residual_files = InputMultiObject(File(exists=True), desc="map of what was removed, or none")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class PlotNoise(_Figure):
+    """Draw the noise map and the map of what denoising removed."""
+
+    input_spec = _NoiseInputSpec
+
+    def _draw(self, out: Path) -> None:
+        noise, affine = _open(self.inputs.noise_file)
+        maps = {"noise of one volume": noise}
+        if isdefined(self.inputs.residual_files):
+            maps["removed, root mean square"] = _open(self.inputs.residual_files[0])[0]
+        mask = _open_mask(self.inputs.mask_file)
+        figures.plot_maps(maps, affine, out, mask=mask, title="Noise and residual")
 
 
 class _CarpetInputSpec(BaseInterfaceInputSpec):

@@ -62,6 +62,9 @@ CARRIED_OVER = (
     "ContrastBolusIngredient",
 )
 
+#: Suffixes of maps that are 0 outside the brain.
+_IN_THE_BRAIN = ("dwimap", "noisemap", "residualmap")
+
 #: How the b-vectors beside a corrected series are to be read.
 BVEC_CONVENTION = (
     "FSL: components along the image axes, the first one negated when the determinant of the "
@@ -188,7 +191,7 @@ def _type_entries(of: OutputType) -> dict[str, Any]:
     return {
         "Type": "Brain" if of.suffix == "mask" else None,
         "BvecConvention": BVEC_CONVENTION if of.name == "preproc_dwi" else None,
-        "SkullStripped": True if of.suffix == "dwimap" else None,
+        "SkullStripped": True if of.suffix in _IN_THE_BRAIN else None,
         # BEP016: the work that defines the parameter.
         "ParameterURL": _links_to([of.parameter], of)[0] if of.parameter else None,
         "OrientationEncoding": orientation_encoding() if is_tensor else None,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from dmri_fm.preprocess.user_mask import USER_MASK
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 
 #: Separator between the methods of runs that were merged into one series.
@@ -31,6 +32,7 @@ def _masks(image: str) -> tuple[Method, ...]:
     text = f"The brain in the {image} was masked by {{method}}"
     return (
         Method("consensus of median_otsu.*deepbet", f"{text} [@garyfallidis2014; @fisch2024]."),
+        Method(USER_MASK, f"The brain mask of the {image} was {{method}}."),
         Method("taken from the input", f"The brain mask of the {image} was {{method}}."),
         Method("(consensus of )?median_otsu", f"{text} [@garyfallidis2014]."),
         Method("deepbet", f"{text} [@fisch2024]."),
@@ -72,6 +74,10 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
     ),
     "SDCMethod": (*_left("Correction of susceptibility distortion"), *SDC.methods),
     "HMCMethod": (*_left("Correction of head motion and eddy currents"), *HMC.methods),
+    "B1Correction": (
+        Method("none", "The series were not corrected for the bias of the receive field."),
+        Method("N4", "The bias of the receive field was corrected by {method} [@tustison2010]."),
+    ),
     "MaskMethod": _masks("b=0 reference"),
     "GradientNonlinearity": (
         Method(

@@ -42,7 +42,7 @@ def _foresee_series(plan: SeriesPlan) -> dict[str, str]:
     stated = plan.stated_methods | plan.model_base
     if plan.has_gradient_deviation:
         stated[DEVIATION_KEY] = UNCHANGED
-    if plan.has_noise_maps:
+    if not plan.is_preprocessed:
         stated["NoiseMap"] = "; ".join(dict.fromkeys(map(name_noise_map, plan.run_sizes)))
     return stated
 

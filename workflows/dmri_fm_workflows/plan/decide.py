@@ -17,6 +17,7 @@ from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.hmc import choose_hmc
 from dmri_fm_workflows.plan.records import SLOPPY_WARNING, SeriesPlan
 from dmri_fm_workflows.plan.sdc import SdcChoice, choose_sdc
+from dmri_fm_workflows.plan.unring import check_unringing
 from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
 from dmri_fm_workflows.plan.weights import explain_lacking, network_maps
 
@@ -62,6 +63,7 @@ def _plan_session(
         normalisation=config.normalisation,
         sloppy=config.sloppy,
         prepared_t1w=session.prepared_t1w,
+        user_t1w_mask=session.user_t1w_mask,
         series=planned,
     )
 
@@ -92,7 +94,8 @@ def plan_series(
     warnings = [SLOPPY_WARNING] if config.sloppy else []
     warnings += [*session.warnings, *series.warnings]
     hmc = choose_hmc(series, gtab, engines, config.eddy_config, sdc=sdc)
-    warnings += [text for text in (sdc.warning, hmc.warning) if text is not None]
+    ringing = check_unringing(series) if config.unring else None
+    warnings += [text for text in (sdc.warning, hmc.warning, ringing) if text is not None]
     if len(volumes) and wanted and not networks:
         warnings.append(
             f"{series.name}: no shell has six directions that determine a tensor: the tensor "
@@ -118,6 +121,7 @@ def plan_series(
         eddy=hmc.eddy,
         is_denoiser_named=config.denoise != "auto",
         unring=config.unring,
+        unbias=config.b1_biascorrect_stage == "final",
         b_scaling=config.b_scaling,
         normalisation=config.normalisation,
         voxel_size_mm=config.output_resolution,

@@ -1,4 +1,4 @@
-"""What was done to a series before this run."""
+"""What was done to a series before this run, and the masks that come with it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmri_fm.gradient_deviation import DEVIATION_KEY, NOMINAL
+from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import DwiSeries
 from dmri_fm_workflows.bids.prepared import Preprocessing
 from dmri_fm_workflows.outputs.steps import LEFT
@@ -40,7 +41,9 @@ class EarlierSteps:
 
     @property
     def given_mask(self) -> Path | None:
-        """Brain mask that the input has for the series; None: it is made in this run."""
+        """Brain mask of the user, or of the input, for the series; None: it is made here."""
+        if self.series.user_mask is not None:
+            return self.series.user_mask.path
         return self.preprocessing.mask if self.preprocessing is not None else None
 
     @property
@@ -61,3 +64,17 @@ class EarlierSteps:
             return {}
         left = {key: f"{LEFT}: {by}" for key, by in self.preprocessing.corrections.items()}
         return left | {"GradientSource": self.preprocessing.gradients}
+
+    @property
+    def length_scaling(self) -> tuple[str, float | None] | None:
+        """Reading of b-vectors whose length is not 1, and the length that all runs share, if any.
+
+        None if all lengths are 1 but for rounding: then MD of the ventricles is not checked.
+        """
+        lengths = [r.gradients.lengths for r in self.series.runs]
+        read_as = [x.method for x in lengths if x is not None and not x.is_rounding]
+        if not read_as:
+            return None
+        common = [1.0 if x is None else x.common for x in lengths]
+        shared = [c for c in common if c is not None]
+        return read_as[0], share_length(shared) if len(shared) == len(lengths) else None

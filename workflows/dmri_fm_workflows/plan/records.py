@@ -18,15 +18,13 @@ from dmri_fm.normalise.registration import (
     name_normalisation,
 )
 from dmri_fm.preprocess.denoise import name_gibbs_removal
+from dmri_fm.preprocess.dwiref import name_bias_correction
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm.preprocess.mask_shape import is_slab
 from dmri_fm.preprocess.quality import RAW_MEASURES
-from dmri_fm.qspace import (
-    FEATURE_DIRECTIONS,
-    SixDirections,
-)
+from dmri_fm.preprocess.user_mask import USER_MASK
+from dmri_fm.qspace import FEATURE_DIRECTIONS, SixDirections
 from dmri_fm.shell_resampling import choose_shell
-from dmri_fm.vector_lengths import share_length
 from dmri_fm_workflows.bids import EpiImage, Fieldmap
 from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
@@ -74,6 +72,8 @@ class SeriesPlan(EarlierSteps):
         Whether the user named the denoiser, in place of `auto`.
     unring
         Whether Gibbs ringing is removed.
+    unbias
+        Whether the receive-field bias is divided out of the series.
     b_scaling
         Reading of b-vectors whose length is not 1: `auto`, `length` or `none`.
     normalisation
@@ -119,6 +119,7 @@ class SeriesPlan(EarlierSteps):
     eddy: EddyPlan | None
     is_denoiser_named: bool
     unring: bool
+    unbias: bool
     b_scaling: str
     normalisation: str
     voxel_size_mm: float | None
@@ -166,10 +167,10 @@ class SeriesPlan(EarlierSteps):
     @property
     def not_measured(self) -> dict[str, str]:
         """Reason by quality measure that the input does not allow."""
-        if self.preprocessing is None:
-            return {}
-        reason = "the input is preprocessed: no raw series, no motion"
         of_mask = {} if self.given_mask is None else {"mask_agreement_dice": self.mask_name}
+        if self.preprocessing is None:
+            return of_mask
+        reason = "the input is preprocessed: no raw series, no motion"
         of_field = {SDC_METHOD: f"{LEFT}: {self.preprocessing.by}"}
         of_raw = dict.fromkeys((*RAW_MEASURES, "raw_kspace_extent"), reason)
         return of_raw | of_mask | of_field
@@ -251,6 +252,11 @@ class SeriesPlan(EarlierSteps):
         return DENOISE.load(self.engines.denoise).name_unringing(unring=self.unring)
 
     @property
+    def bias_name(self) -> str:
+        """Entry `B1Correction` of the sidecar."""
+        return name_bias_correction() if self.unbias else "none"
+
+    @property
     def sdc_name(self) -> str:
         """Entry `SDCMethod` of the sidecar."""
         return SDC.load(self.sdc.method).describe(self)
@@ -272,7 +278,7 @@ class SeriesPlan(EarlierSteps):
 
     @property
     def has_noise_maps(self) -> bool:
-        """Whether the noise of the runs is mapped, for tensor networks."""
+        """Whether tensor networks read the noise maps of the runs."""
         return bool(self.networks) and self.is_raw_for_networks
 
     @property
@@ -325,6 +331,8 @@ class SeriesPlan(EarlierSteps):
     @property
     def mask_name(self) -> str:
         """Entry `MaskMethod` of the sidecar, unless the voxels decide otherwise."""
+        if self.series.user_mask is not None:
+            return USER_MASK
         if self.given_mask is not None:
             return name_given_mask(self.given_mask)
         return name_mask("b0", has_anatomy=self.has_t1w)
@@ -345,7 +353,8 @@ class SeriesPlan(EarlierSteps):
     def stated_methods(self) -> dict[str, str]:
         """Methods of every step that the plan decides, with versions, by key of the sidecar."""
         steps = {"Denoising": self.denoising, "GibbsCorrection": self.unringing,
-                 "SDCMethod": self.sdc_name, "HMCMethod": self.hmc_name}  # fmt: skip
+                 "SDCMethod": self.sdc_name, "HMCMethod": self.hmc_name,
+                 "B1Correction": self.bias_name}  # fmt: skip
         own = {"MaskMethod": self.mask_name, "NormalisationMethod": self.normalisation_name}
         stated = (self.earlier_steps or steps) | own
         if self.networks:
@@ -359,20 +368,6 @@ class SeriesPlan(EarlierSteps):
         age = (self.age_check,) if self.networks else ()
         of_t1w = () if self.coregistration_name is None else (name_mask("t1w"),)
         return (*self.stated_methods.values(), *age, *of_t1w)
-
-    @property
-    def length_scaling(self) -> tuple[str, float | None] | None:
-        """Reading of b-vectors whose length is not 1, and the length that all runs share, if any.
-
-        None if all lengths are 1 but for rounding: then MD of the ventricles is not checked.
-        """
-        lengths = [r.gradients.lengths for r in self.series.runs]
-        read_as = [x.method for x in lengths if x is not None and not x.is_rounding]
-        if not read_as:
-            return None
-        common = [1.0 if x is None else x.common for x in lengths]
-        shared = [c for c in common if c is not None]
-        return read_as[0], share_length(shared) if len(shared) == len(lengths) else None
 
     @property
     def n_six_candidates(self) -> int:

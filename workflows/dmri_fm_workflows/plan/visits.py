@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
+from dmri_fm.preprocess.user_mask import USER_MASK
 from dmri_fm_workflows.bids import Problem
 from dmri_fm_workflows.bids.prepared import PreparedT1w
 from dmri_fm_workflows.plan.records import SeriesPlan
@@ -31,6 +32,8 @@ class SessionPlan:
         Plans of its series.
     prepared_t1w
         What is known of the T1w image of a preprocessed dataset; None for a raw one.
+    user_t1w_mask
+        Brain mask that the user gave for the T1w image, or None.
     """
 
     label: str | None
@@ -40,10 +43,13 @@ class SessionPlan:
     sloppy: bool
     series: tuple[SeriesPlan, ...]
     prepared_t1w: PreparedT1w | None = None
+    user_t1w_mask: Path | None = None
 
     @property
     def mask_name(self) -> str:
         """Entry `MaskMethod` of the sidecar of the T1w image."""
+        if self.user_t1w_mask is not None:
+            return USER_MASK
         given = self.prepared_t1w.mask if self.prepared_t1w is not None else None
         return name_mask("t1w") if given is None else name_given_mask(given)
 

@@ -13,18 +13,14 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dmri_fm.errors import ImageError
 from dmri_fm_workflows.report.montage import (
     FULL_WIDTH,
-    ORANGE,
-    SKY,
-    YELLOW,
     Contour,
+    FigureGrid,
     colour_table,
     draw_colour_bar,
     draw_convention,
@@ -42,54 +38,15 @@ from dmri_fm_workflows.report.slices import (
     plan_rows,
     rescale,
     tissue_boundary,
-    to_ras,
 )
 from dmri_fm_workflows.report.svg import Drawing
 
 PAIR_HINT = "Slider or arrow keys: wipe. Point: the images alternate. Click: hold."
 
-#: Line colours, in the order of the contours.
-LINE_COLOURS = (ORANGE, SKY, YELLOW, "#cc79a7")
-
 #: Height of the band that names the two images of a figure.
 BANNER = 22.0
 
 _NO_CONTOURS: Mapping[str, ArrayLike] = MappingProxyType({})
-
-
-class _Grid:
-    """The grid of a figure's first image; brings volumes on it to RAS storage order."""
-
-    def __init__(self, image: NDArray[Any], affine: ArrayLike) -> None:
-        self._shape = image.shape
-        self._affine = affine
-        self.ras_affine = to_ras(image, affine)[1]
-
-    def bring(self, volume: ArrayLike, name: str) -> NDArray[Any]:
-        """Return a volume in RAS order; `name` stands in the error of another grid."""
-        array = np.asarray(volume)
-        if array.shape[:3] != self._shape:
-            raise ImageError(
-                f"{name} of shape {array.shape} beside an image of shape {self._shape}",
-                expected="one grid",
-                advice="resample one onto the other before drawing",
-            )
-        return to_ras(array, self._affine)[0]
-
-    def bring_mask(self, mask: ArrayLike | None, image: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return a mask in RAS order, or the bright part of an image that is."""
-        return foreground(image) if mask is None else self.bring(mask, "mask") > 0
-
-    def bring_contours(self, contours: Mapping[str, ArrayLike]) -> list[Contour]:
-        """Return contours in RAS order, each with a colour of its own."""
-        return [
-            Contour(
-                label,
-                self.bring(volume, f"contour {label!r}").astype(np.float32),
-                LINE_COLOURS[i % len(LINE_COLOURS)],
-            )
-            for i, (label, volume) in enumerate(contours.items())
-        ]
 
 
 def plot_contours(
@@ -116,7 +73,7 @@ def plot_contours(
     title
         Name of the figure.
     """
-    grid = _Grid(np.asarray(image), affine)
+    grid = FigureGrid(np.asarray(image), affine)
     picture = grid.bring(image, "image")
     regions = grid.bring_contours(contours)
     inside = regions[0].volume > 0.5 if regions else foreground(picture)
@@ -174,7 +131,7 @@ def plot_before_after(
     title
         Name of the figure.
     """
-    grid = _Grid(np.asarray(after), affine)
+    grid = FigureGrid(np.asarray(after), affine)
     lower = grid.bring(after, "image")
     upper = grid.bring(before, f"image {labels[0]!r}")
     region = grid.bring_mask(mask, lower)
@@ -214,7 +171,7 @@ def plot_registration(
         Name of the figure.
     """
     fixed = np.asarray(fixed)
-    grid = _Grid(fixed, fixed_affine)
+    grid = FigureGrid(fixed, fixed_affine)
     target = grid.bring(fixed, "image")
     moving = grid.bring(moving_in_fixed, f"image {labels[0]!r}")
     region = foreground(fixed) if mask is None else np.asarray(mask) > 0
@@ -313,7 +270,7 @@ def plot_denoising(
         As for every figure of this module.
     """
     first = np.asarray(next(iter(volumes.values()))[1])
-    grid = _Grid(first, affine)
+    grid = FigureGrid(first, affine)
     region = grid.bring_mask(mask, grid.bring(first, "image"))
     row = plan_rows(region, grid.ras_affine, views=("axial",), n_widest=6)[0]
     drawing = Drawing(FULL_WIDTH)
@@ -366,7 +323,7 @@ def plot_field(
         As for every figure of this module. The colours end at the field's 99th percentile in the
         mask, alike on both sides of zero.
     """
-    grid = _Grid(np.asarray(image), affine)
+    grid = FigureGrid(np.asarray(image), affine)
     picture, field = grid.bring(image, "image"), grid.bring(hz, "field")
     region = grid.bring_mask(mask, picture)
     limit = float(np.percentile(np.abs(field[region]), 99)) if region.any() else 1.0
@@ -388,4 +345,44 @@ def plot_field(
         out,
         title="Distortion field",
         description="Slices of the b=0 reference above the distortion field in colour.",
+    )
+
+
+def plot_maps(
+    maps: Mapping[str, ArrayLike],
+    affine: ArrayLike,
+    out: str | Path,
+    *,
+    mask: ArrayLike,
+    title: str,
+) -> Path:
+    """Draw maps, each as a line of axial slices in colours of one scale.
+
+    Parameters
+    ----------
+    maps
+        Volumes that are not negative, by the quantity that they show.
+    affine, out, mask
+        As for every figure of this module. The colours end at the largest 99th percentile of a map
+        in the mask.
+    title
+        Name of the figure.
+    """
+    grid = FigureGrid(np.asarray(next(iter(maps.values()))), affine)
+    volumes = {name: grid.bring(values, name).astype(np.float32) for name, values in maps.items()}
+    region = grid.bring(mask, "mask") > 0
+    tops = [float(np.percentile(v[region], 99)) for v in volumes.values() if region.any()]
+    limit = max(tops, default=0.0) or 1.0
+    colours = colour_table("viridis")
+    row = plan_rows(region, grid.ras_affine, views=("axial",), n_widest=6)[0]
+    drawing = Drawing(FULL_WIDTH)
+    y = draw_legend(drawing, 0, (), words=title)
+    draw_colour_bar(drawing, 200, 2, colours, limits=("0", f"{limit:.3g}"), name="intensity")
+    scale = tile_scale(drawing, [row])
+    for name, volume in volumes.items():
+        strip = paint_strip(volume, region, row, table=colours, window=(0.0, limit))
+        y = draw_strips(drawing, row, y, strip, scale=scale, name=name) + 2
+    draw_convention(drawing, y)
+    return drawing.write(
+        out, title=title, description=f"Axial slices in colour: {', '.join(maps)}."
     )

@@ -13,6 +13,7 @@ from dmri_fm_workflows.report.anatomical import (
     plot_contours,
     plot_denoising,
     plot_field,
+    plot_maps,
     plot_mask,
     plot_registration,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "plot_denoising",
     "plot_features",
     "plot_field",
+    "plot_maps",
     "plot_mask",
     "plot_registration",
     "plot_sampling_scheme",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
+from dmri_fm.errors import ImageError
 from dmri_fm_workflows.report.slices import (
     CONVENTION,
     VIEW_SIDES,
@@ -16,7 +17,9 @@ from dmri_fm_workflows.report.slices import (
     contour_lines,
     cut_strip,
     cut_tiles,
+    foreground,
     rescale,
+    to_ras,
 )
 from dmri_fm_workflows.report.svg import Drawing
 
@@ -27,6 +30,9 @@ FULL_WIDTH = 1100.0
 ORANGE = "#e69f00"
 SKY = "#56b4e9"
 YELLOW = "#f0e442"
+
+#: Line colours, in the order of the contours.
+LINE_COLOURS = (ORANGE, SKY, YELLOW, "#cc79a7")
 
 MARK = "#fff"
 CAPTION_SIZE = 13.0
@@ -48,6 +54,41 @@ class Contour:
     label: str
     volume: NDArray[Any]  # mask or probability, shape (X, Y, Z), RAS order
     colour: str
+
+
+class FigureGrid:
+    """The grid of a figure's first image; brings volumes on it to RAS storage order."""
+
+    def __init__(self, image: NDArray[Any], affine: ArrayLike) -> None:
+        self._shape = image.shape
+        self._affine = affine
+        self.ras_affine = to_ras(image, affine)[1]
+
+    def bring(self, volume: ArrayLike, name: str) -> NDArray[Any]:
+        """Return a volume in RAS order; `name` stands in the error of another grid."""
+        array = np.asarray(volume)
+        if array.shape[:3] != self._shape:
+            raise ImageError(
+                f"{name} of shape {array.shape} beside an image of shape {self._shape}",
+                expected="one grid",
+                advice="resample one onto the other before drawing",
+            )
+        return to_ras(array, self._affine)[0]
+
+    def bring_mask(self, mask: ArrayLike | None, image: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return a mask in RAS order, or the bright part of an image that is."""
+        return foreground(image) if mask is None else self.bring(mask, "mask") > 0
+
+    def bring_contours(self, contours: Mapping[str, ArrayLike]) -> list[Contour]:
+        """Return contours in RAS order, each with a colour of its own."""
+        return [
+            Contour(
+                label,
+                self.bring(volume, f"contour {label!r}").astype(np.float32),
+                LINE_COLOURS[i % len(LINE_COLOURS)],
+            )
+            for i, (label, volume) in enumerate(contours.items())
+        ]
 
 
 def grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:

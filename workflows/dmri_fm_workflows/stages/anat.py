@@ -10,6 +10,7 @@ from dmri_fm_workflows.interfaces.normalise import AlignAcpc, RegisterTemplate
 from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain
 from dmri_fm_workflows.interfaces.preprocessed import KeepAcpc, TakeMask
 from dmri_fm_workflows.interfaces.records import MergeRecords
+from dmri_fm_workflows.interfaces.user_mask import TakeUserMask
 from dmri_fm_workflows.plan import SLOPPY_WARNING, SessionPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
 
@@ -63,7 +64,12 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
         unbias = pe.Node(niu.IdentityInterface(["out_file"]), name="take_t1w")
         unbias.inputs.out_file = str(plan.t1w)
     mask = pe.Node(MaskBrain(contrast="t1w"), name="mask_t1w", mem_gb=2)
-    if prepared.mask is not None:
+    if plan.user_t1w_mask is not None:
+        # Series have the record of their T1w image, and a mask of their own.
+        of_t1w = {"image_name": plan.t1w.name, "file_key": "T1wMaskFile"}
+        own = TakeUserMask(mask_file=str(plan.user_t1w_mask), **of_t1w)
+        mask = pe.Node(own, name="mask_t1w", mem_gb=0.5)
+    elif prepared.mask is not None:
         mask = pe.Node(TakeMask(mask_file=str(prepared.mask)), name="mask_t1w", mem_gb=0.5)
     align = pe.Node(KeepAcpc() if plan.is_acpc else AlignAcpc(), name="align_acpc", mem_gb=1)
     register = pe.Node(

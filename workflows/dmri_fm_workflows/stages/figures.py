@@ -16,12 +16,14 @@ from dmri_fm_workflows.interfaces.report import (
     PlotField,
     PlotInTemplate,
     PlotMask,
+    PlotNoise,
     PlotRegistration,
     PlotScheme,
 )
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.report.participant import SERIES_FIGURES
 from dmri_fm_workflows.stages.base import SERIES_FILES, Resources, open_workflow
+from dmri_fm_workflows.stages.noise_maps import has_residual
 
 #: Figures of a series that this stage draws; networks and encoders draw their own.
 DRAWN = SERIES_FIGURES[:-2]
@@ -79,6 +81,8 @@ def init_series_figures_wf(
         The same after the one resampling.
     acpc_field_file
         Distortion field, Hz, if there is any.
+    acpc_noise_file, acpc_residual_files
+        Noise map, and residual map if there is one; not of a preprocessed series.
     t1w_brain_file, mni_brain_file, template_file, template_mask_file
         Anatomy, or the series' own registration to the template.
     tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
@@ -88,7 +92,8 @@ def init_series_figures_wf(
     -------
     samplingscheme_figure, dwiref_figure, coreg_figure
         SVG files of every series.
-    carpetplot_figure, denoising_figure, sdc_figure, fieldmap_figure, fa_figure, famni_figure
+    carpetplot_figure, denoising_figure, noise_figure, sdc_figure, fieldmap_figure, fa_figure,
+    famni_figure
         Of the stages that run.
     """
     drawings = _drawings(plan)
@@ -125,6 +130,9 @@ def _drawings(plan: SeriesPlan) -> dict[str, Drawing]:
     if not plan.is_preprocessed:
         motion = {"motion_file": "motion_file", "outliers_file": "outliers_file"}
         drawings["carpetplot"] = (PlotCarpet(), raw | _MASKED | motion)
+        maps = {"acpc_noise_file": "noise_file", "acpc_mask_file": "mask_file"}
+        maps |= {"acpc_residual_files": "residual_files"} if has_residual(plan) else {}
+        drawings["noise"] = (PlotNoise(), maps)
     if plan.engines.denoise != "none":
         inputs = {"raw_file": "raw_file", "bval_file": "bval_file", "denoised_file": "dwi_file"}
         drawings["denoising"] = (PlotDenoising(), inputs | _MASKED)

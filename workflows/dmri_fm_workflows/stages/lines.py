@@ -21,9 +21,10 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
     assert session.t1w is not None
     prepared = session.prepared_t1w
     unbiased = prepared is not None and prepared.is_unbiased
+    is_given = session.user_t1w_mask is not None or (prepared is not None and prepared.mask)
     steps = [
         *([] if unbiased else ["bias correction (N4)"]),
-        f"brain mask {'' if prepared and prepared.mask else 'by '}{session.mask_name}",
+        f"brain mask {'' if is_given else 'by '}{session.mask_name}",
         "in ACPC already" if session.is_acpc else "ACPC",
     ]
     yield (
@@ -98,7 +99,7 @@ def describe_denoise(plan: SeriesPlan) -> Iterator[Line]:
 
 
 def describe_noise(plan: SeriesPlan) -> Iterator[Line]:
-    """Describe the noise maps of the runs, for tensor networks."""
+    """Describe the noise maps of the runs."""
     yield "noise map", "; ".join(dict.fromkeys(map(name_noise_map, plan.run_sizes)))
 
 
@@ -125,6 +126,9 @@ def describe_mask(plan: SeriesPlan) -> Iterator[Line]:
         remark += " (the field of view is too short for a whole head)"
     if plan.given_mask is not None:
         remark = ""
+    if plan.series.user_mask is not None:
+        moved = ", moved by the distortion field" if plan.sdc.has_field else ""
+        remark = f": {plan.series.user_mask.path.name}{moved}"
     yield "mask", f"of the b=0 reference: {plan.mask_name}{remark}"
 
 
@@ -139,6 +143,11 @@ def describe_hmc(plan: SeriesPlan) -> Iterator[Line]:
         quality = ", then eddy_quad" if plan.eddy.has_quad else ""
         build = "a GPU" if plan.engines.uses_cuda_eddy else "the CPU"
         yield "  options", f"{arguments}, on {build}{quality}"
+
+
+def describe_bias(plan: SeriesPlan) -> Iterator[Line]:
+    """Describe the correction of the receive-field bias."""
+    yield "bias (B1)", plan.bias_name
 
 
 def describe_normalise(plan: SeriesPlan) -> Iterator[Line]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import nipype.pipeline.engine as pe
 
+from dmri_fm_workflows.bids.records import UserMask
 from dmri_fm_workflows.engines import DENOISE
 from dmri_fm_workflows.interfaces.normalise import BringMask, CoregisterReference
 from dmri_fm_workflows.interfaces.preprocess import (
@@ -17,6 +18,7 @@ from dmri_fm_workflows.interfaces.preprocess import (
 )
 from dmri_fm_workflows.interfaces.preprocessed import TakeMask
 from dmri_fm_workflows.interfaces.records import MergeRecords
+from dmri_fm_workflows.interfaces.user_mask import TakeUserMask
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import RUN_FILES, SERIES_FILES, Resources, open_workflow
 
@@ -183,8 +185,9 @@ def init_merge_wf(
 def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf") -> pe.Workflow:
     """Correct the b=0 reference for intensity bias, and mask the brain in it.
 
-    The mask of a preprocessed dataset is taken where it has one. Else, with a T1w image, the brain
-    of a first mask is registered to it, to bring its mask here; unless both lie in one space.
+    The mask of the user, or of a preprocessed dataset, is taken where there is one. Else, with a
+    T1w image, the brain of a first mask is registered to it, to bring its mask here; unless both
+    lie in one space.
 
     Inputs
     ------
@@ -193,6 +196,8 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
     t1w_mask_file, t1w_brain_file, to_t1w_acpc_file, from_t1w_acpc_file
         From the anatomy, if there is one and no mask is given. The inverse replaces brain and
         transform of the T1w image where the series lies in its space.
+    field_file
+        Distortion field, Hz, that moves the user's mask of the distorted image; if there are both.
 
     Outputs
     -------
@@ -208,13 +213,18 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
         on_t1w, apart = ["from_t1w_acpc_file"], ["t1w_brain_file", "to_t1w_acpc_file"]
         anatomy = ["t1w_mask_file", *(on_t1w if plan.is_on_t1w else apart)]
     agreement = ["mask_agreement_dice"] if plan.given_mask is None else []
+    field = ["field_file"] if plan.series.user_mask is not None and plan.sdc.has_field else []
     workflow, inputnode, outputnode = open_workflow(
         name,
-        ["biased_dwiref_file", *anatomy],
+        ["biased_dwiref_file", *anatomy, *field],
         ["dwiref_file", "dwi_brain_file", "dwi_mask_file", *agreement, "mask_record"],
     )
     unbias = pe.Node(CorrectBias(), name="correct_dwiref_bias", mem_gb=0.5)
-    if plan.given_mask is not None:
+    if plan.series.user_mask is not None:
+        take = _take_user_mask(plan, plan.series.user_mask)
+        mask = pe.Node(take, name="mask_dwiref", mem_gb=0.5)
+        workflow.connect([(inputnode, mask, [(f, f) for f in field])])
+    elif plan.given_mask is not None:
         mask = pe.Node(TakeMask(mask_file=str(plan.given_mask)), name="mask_dwiref", mem_gb=0.5)
     else:
         mask = pe.Node(MaskBrain(contrast="b0"), name="mask_dwiref", mem_gb=2)
@@ -229,6 +239,16 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
                             ("record", "mask_record")]),
     ])  # fmt: skip
     return workflow
+
+
+def _take_user_mask(plan: SeriesPlan, given: UserMask) -> TakeUserMask:
+    """Return the interface that takes the user's mask, with the phase encoding of its run."""
+    take = TakeUserMask(mask_file=str(given.path), image_name=given.run.path.name)
+    if given.run.phase_encoding is not None:
+        number = [run.path for run in plan.series.runs].index(given.run.path)
+        take.inputs.phase_encoding = given.run.phase_encoding
+        take.inputs.readout_s = plan.readouts_s[number]
+    return take
 
 
 def _bring_t1w_mask(

@@ -51,6 +51,8 @@ def init_normalise_wf(
         Estimates of motion; not of a preprocessed series.
     remaining_field_file
         Uncorrected distortion field, Hz, if there is any.
+    bias_file
+        Receive-field bias to divide out, if asked for; encoders read the series with it.
     dwiref_file, dwi_brain_file, dwi_mask_file
         Reference, its brain and mask; the first only without a T1w image, the second only where
         it is registered to one.
@@ -79,6 +81,7 @@ def init_normalise_wf(
     """
     series = [*SERIES_FILES, *([] if plan.is_preprocessed else ["volumes_file", "motion_file"])]
     field = {"remaining_field_file": "field_file"} if plan.has_remaining_field else {}
+    bias = ["bias_file"] if plan.unbias else []
     aligned = ["dwiref_file"]
     if plan.has_t1w:
         own = "from_t1w_acpc_file" if plan.is_on_t1w else "dwi_brain_file"
@@ -88,7 +91,7 @@ def init_normalise_wf(
     grids |= {grid: model_inputs(plan, encoder) for grid, encoder in encoders.items()}
     workflow, inputnode, outputnode = open_workflow(
         name,
-        [*series, *field, "dwi_mask_file", *aligned],
+        [*series, *field, *bias, "dwi_mask_file", *aligned],
         [
             *(f"{grid}_{output}" for grid, outputs in grids.items() for output in outputs),
             "to_acpc_file",
@@ -115,6 +118,8 @@ def init_normalise_wf(
             name=f"chain_{grid}",
             run_without_submitting=True,
         )
+        if grid not in encoders:
+            workflow.connect([(inputnode, resample, [(f, f) for f in bias])])
         workflow.connect(align, "to_acpc_file", chain, "in1")
         if grid != "acpc":
             workflow.connect(to_mni, "to_mni_file", chain, "in2")

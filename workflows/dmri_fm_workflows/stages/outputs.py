@@ -123,6 +123,12 @@ ANAT_OUTPUTS = (
 #: Outputs of the stage of the distortion field.
 FIELD_OUTPUTS = (Output("fieldmap", ("acpc_field_file",), ACPC, "field_record"),)
 
+#: Outputs of the stage of noise maps.
+NOISE_OUTPUTS = (
+    Output("noise", ("acpc_noise_file",), ACPC, "noise_record"),
+    Output("residual", ("acpc_residual_files",), ACPC, is_optional=True),
+)
+
 #: Outputs of the motion stage.
 HMC_OUTPUTS = (
     Output("hmc_xfm", ("motion_file",), record="motion_record"),

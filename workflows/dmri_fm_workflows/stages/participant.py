@@ -204,6 +204,8 @@ def _planned_record(plan: SeriesPlan, resources: Resources) -> dict[str, Any]:
         "SDCReason": plan.sdc.reason,
     }
     record |= plan.model_base
+    if not plan.is_preprocessed:
+        record["B1Correction"] = plan.bias_name
     if plan.has_gradient_deviation:
         record[DEVIATION_KEY] = UNCHANGED
     if plan.sdc.unused:

@@ -26,11 +26,13 @@ def init_gradient_check_wf(
         Series in ACPC.
     to_acpc_file
         Transform that resamples the reference into ACPC.
+    volumes_file
+        Run of each volume, where runs were merged.
 
     Outputs
     -------
     fixed_bvec_files
-        Corrected table of a series of one raw run, where its own is found wrong; else none.
+        Corrected table of the raw runs, where one of theirs is found wrong; else none.
     gradient_check_record
         Result of the check.
     """
@@ -46,14 +48,16 @@ def init_gradient_check_wf(
         check.inputs.source_bval_files = [str(run.bval) for run in runs]
         check.inputs.source_bvec_files = [str(run.bvec) for run in runs]
         check.inputs.arrangements = [run.gradients.arrangement for run in runs]
-        if len(runs) == 1:
-            (run,) = runs
-            check.inputs.conditions = describe_run(run.entities, run.metadata, run.affine)
+        check.inputs.conditions = [
+            describe_run(run.entities, run.metadata, run.affine) for run in runs
+        ]
+    is_merged = len(runs) > 1
     return _check_wf(
         name,
         check,
         record="gradient_check_record",
-        inputs={"to_acpc_file": "xfm_file"},
+        inputs={"to_acpc_file": "xfm_file"}
+        | ({"volumes_file": "volumes_file"} if is_merged else {}),
         outputs=["fixed_bvec_files"],
     )
 

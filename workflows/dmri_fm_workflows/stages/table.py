@@ -14,6 +14,7 @@ from dmri_fm_workflows.engines.base import StageEngines
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.anat import init_anat_wf
 from dmri_fm_workflows.stages.base import Engine, Resources, Stage
+from dmri_fm_workflows.stages.bias import init_bias_wf
 from dmri_fm_workflows.stages.features import encoder_stage
 from dmri_fm_workflows.stages.field import init_field_wf
 from dmri_fm_workflows.stages.figures import (
@@ -23,6 +24,7 @@ from dmri_fm_workflows.stages.figures import (
 )
 from dmri_fm_workflows.stages.lines import (
     describe_anat,
+    describe_bias,
     describe_denoise,
     describe_deviation,
     describe_free_water,
@@ -44,12 +46,14 @@ from dmri_fm_workflows.stages.merge import (
     init_read_wf,
 )
 from dmri_fm_workflows.stages.network_input import init_network_input_wf, init_noise_wf
+from dmri_fm_workflows.stages.noise_maps import init_noise_maps_wf
 from dmri_fm_workflows.stages.normalise import init_deviation_wf, init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
     CHECK_OUTPUTS,
     FIELD_OUTPUTS,
     HMC_OUTPUTS,
+    NOISE_OUTPUTS,
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
     figure_outputs,
@@ -122,7 +126,7 @@ _BEFORE_MODELS = (
         builder=init_noise_wf,
         record="noise_record",
         describe=describe_noise,
-        runs=lambda plan: plan.has_noise_maps,
+        runs=_is_raw,
     ),
     Stage(
         name="merge",
@@ -148,6 +152,13 @@ _BEFORE_MODELS = (
         runs=_is_raw,
     ),
     Stage(
+        name="bias",
+        builder=init_bias_wf,
+        record="bias_record",
+        describe=describe_bias,
+        runs=lambda plan: plan.unbias,
+    ),
+    Stage(
         name="normalise",
         builder=init_normalise_wf,
         outputs=NORMALISE_OUTPUTS,
@@ -159,6 +170,12 @@ _BEFORE_MODELS = (
         builder=init_field_wf,
         outputs=FIELD_OUTPUTS,
         runs=lambda plan: plan.sdc.has_field,
+    ),
+    Stage(
+        name="noise_maps",
+        builder=init_noise_maps_wf,
+        outputs=NOISE_OUTPUTS,
+        runs=_is_raw,
     ),
     Stage(
         name="deviation",
