@@ -65,11 +65,12 @@ class EstimateMotion(SimpleInterface):
             reference=read_array(load_image(self.inputs.dwiref_file)),
             encodings=[o.encoding for o in origins],
             field=field,
+            runs=[o.run for o in origins],
             sloppy=self.inputs.sloppy,
             n_threads=self.inputs.n_threads,
         )
         self._results |= save_motion(motion, dwi.gtab, origins, Path(runtime.cwd))
-        self._results["record"] = {"HMCMethod": motion.method}
+        self._results["record"] = {"HMCMethod": motion.method} | motion.eddy.as_metadata()
         return runtime
 
 
@@ -99,7 +100,7 @@ def save_motion(
         "motion_file": str(folder / "motion.tsv"),
         "outliers_file": str(folder / "outliers.npy"),
         "confounds_file": str(table),
-        "confounds_record": describe_columns(columns),
+        "confounds_record": describe_columns(columns) | motion.eddy.as_metadata(),
         "motion_record": motion_record,
     }
 

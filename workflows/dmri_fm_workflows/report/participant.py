@@ -75,6 +75,7 @@ ENTRIES = {
     "SDCMethod": "Susceptibility distortion",
     "SDCReason": "because",
     "HMCMethod": "Head motion and eddy currents",
+    "EddyTranslation": "Translation by eddy currents",
     "MaskMethod": "Brain mask",
     "CoregistrationMethod": "Registration to the T1w image",
     "NormalisationMethod": "Registration to the template",
