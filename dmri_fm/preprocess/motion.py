@@ -29,7 +29,7 @@ from dmri_fm.series import Dwi
 
 logger = logging.getLogger(__name__)
 
-#: Passes over all volumes with tensor predictions.
+#: Passes over all volumes with predictions.
 N_PASSES, N_PASSES_SLOPPY = 2, 1
 
 #: Points of the brain at which volumes are compared, and the same for coarse runs.
@@ -66,18 +66,24 @@ class MotionEstimate:
     eddy: EddyTranslation
 
 
-def name_motion(n_passes: int = N_PASSES) -> str:
+def name_motion(n_passes: int = N_PASSES, *, replaces_slices: bool = False) -> str:
     """Return the name of :func:`estimate_motion` in the sidecar.
+
+    Parameters
+    ----------
+    n_passes
+        Passes against predictions.
+    replaces_slices
+        Whether :func:`dmri_fm.preprocess.slice_replacement.replace_slices` follows.
 
     Examples
     --------
     >>> name_motion(1)
     'registration to leave-one-out tensor predictions, 1 pass'
     """
-    return (
-        f"registration to leave-one-out tensor predictions, {n_passes} "
-        f"{'pass' if n_passes == 1 else 'passes'}"
-    )
+    passes = f"{n_passes} {'pass' if n_passes == 1 else 'passes'}"
+    replaced = ", lost slices replaced by a Gaussian process" if replaces_slices else ""
+    return f"registration to leave-one-out tensor predictions, {passes}{replaced}"
 
 
 def no_motion(n_volumes: int, n_slices: int) -> MotionEstimate:
@@ -141,6 +147,7 @@ def estimate_motion(
     runs: Sequence[int] | None = None,
     n_passes: int = N_PASSES,
     sloppy: bool = False,
+    replaces_slices: bool = False,
     n_threads: int = 1,
 ) -> MotionEstimate:
     """Estimate head motion and eddy currents.
@@ -163,6 +170,8 @@ def estimate_motion(
         Passes against leave-one-out predictions.
     sloppy
         One such pass on fewer points: for tests.
+    replaces_slices
+        Whether the outliers will be replaced: it changes the name of the method alone.
     n_threads
         Volumes registered at once; the result does not depend on it.
 
@@ -183,7 +192,7 @@ def estimate_motion(
     n_passes = N_PASSES_SLOPPY if sloppy else n_passes
     stretches = _runs([e.direction for e in encodings])
     poses, lost = _register_all(scene, gtab, b0_image, stretches, n_passes)
-    method = name_motion(n_passes)
+    method = name_motion(n_passes, replaces_slices=replaces_slices)
     if lost:
         method += f"; {len(lost)} volumes kept their neighbours' position"
         logger.warning("%d volumes could not be registered", len(lost))

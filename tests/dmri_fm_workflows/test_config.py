@@ -16,8 +16,8 @@ from dmri_fm_workflows.request import read_options
 DECIDING = {
     "b0_threshold", "b_scaling", "bids_filters", "denoise", "device", "eddy_config",
     "gradient_fixes", "hmc", "ignore", "input_type", "models", "normalisation",
-    "output_resolution", "output_spaces", "random_seed", "region", "sdc", "session_label",
-    "sloppy", "unring", "weights",
+    "output_resolution", "output_spaces", "random_seed", "region", "repol", "sdc",
+    "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.
@@ -52,6 +52,7 @@ FULL: dict[str, Any] = {
     "hmc": "none",
     "denoise": "patch2self",
     "unring": True,
+    "repol": "off",
     "b_scaling": "length",
     "b0_threshold": 65.0,
     "normalisation": "syn",

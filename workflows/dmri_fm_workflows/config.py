@@ -235,6 +235,14 @@ class RunConfig:
         choices=("auto", *HMC.names),
         stages=("hmc",),
     )
+    repol: str = option(
+        "on",
+        PREPROCESSING,
+        "replace slices that lost signal by their prediction, in the built-in correction of head "
+        "motion (default: on; the sidecar lists each slice); eddy has its own, in --eddy-config",
+        choices=("on", "off"),
+        stages=("hmc",),
+    )
     normalisation: str = option(
         "affine",
         PREPROCESSING,

@@ -118,6 +118,7 @@ def plan_series(
         eddy=hmc.eddy,
         is_denoiser_named=config.denoise != "auto",
         unring=config.unring,
+        repol=config.repol == "on",
         b_scaling=config.b_scaling,
         normalisation=config.normalisation,
         voxel_size_mm=config.output_resolution,

@@ -74,6 +74,8 @@ class SeriesPlan(EarlierSteps):
         Whether the user named the denoiser, in place of `auto`.
     unring
         Whether Gibbs ringing is removed.
+    repol
+        Whether the built-in motion correction replaces slices that lost signal.
     b_scaling
         Reading of b-vectors whose length is not 1: `auto`, `length` or `none`.
     normalisation
@@ -119,6 +121,7 @@ class SeriesPlan(EarlierSteps):
     eddy: EddyPlan | None
     is_denoiser_named: bool
     unring: bool
+    repol: bool
     b_scaling: str
     normalisation: str
     voxel_size_mm: float | None

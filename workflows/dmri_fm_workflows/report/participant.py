@@ -76,6 +76,8 @@ ENTRIES = {
     "SDCReason": "because",
     "HMCMethod": "Head motion and eddy currents",
     "EddyTranslation": "Translation by eddy currents",
+    "SlicesReplaced": "Slices replaced by predictions, by volume (both counted from 0)",
+    "SlicesLostNotReplaced": "Lost slices that others do not determine, likewise",
     "MaskMethod": "Brain mask",
     "CoregistrationMethod": "Registration to the T1w image",
     "NormalisationMethod": "Registration to the template",
