@@ -107,7 +107,7 @@ def replace_slices(
             left.append((n, z))
             continue
         signal = np.stack([places.sample(points, m) for m in (*used, n)])
-        predicted = predict_volume(signal, part, members, len(used))
+        predicted = np.maximum(predict_volume(signal, part, members, len(used)), 0)
         data[(*voxels.T, np.full(len(voxels), n))] = predicted / places.stretch(points, n)
         replaced.append((n, z))
     return ReplacedSlices(data, tuple(replaced), tuple(left))

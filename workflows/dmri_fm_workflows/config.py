@@ -236,13 +236,9 @@ class RunConfig:
         stages=("hmc",),
     )
     repol: str = option(
-        "on",
-        PREPROCESSING,
-        "replace slices that lost signal by their prediction, in the built-in correction of head "
-        "motion (default: on; the sidecar lists each slice); eddy has its own, in --eddy-config",
-        choices=("on", "off"),
-        stages=("hmc",),
-    )
+        "on", PREPROCESSING, "replace slices that lost signal, in the built-in correction of head "
+        "motion (default: on); eddy: --eddy-config", choices=("on", "off"), stages=("hmc",)
+    )  # fmt: skip
     normalisation: str = option(
         "affine",
         PREPROCESSING,

@@ -89,8 +89,7 @@ def plan_series(
         if series.preprocessing is None
         else SdcChoice("none", "the input is preprocessed")
     )
-    warnings = [SLOPPY_WARNING] if config.sloppy else []
-    warnings += [*session.warnings, *series.warnings]
+    warnings = [*([SLOPPY_WARNING] * config.sloppy), *session.warnings, *series.warnings]
     hmc = choose_hmc(series, gtab, engines, config.eddy_config, sdc=sdc)
     warnings += [text for text in (sdc.warning, hmc.warning) if text is not None]
     if len(volumes) and wanted and not networks:

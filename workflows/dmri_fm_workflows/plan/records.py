@@ -72,10 +72,8 @@ class SeriesPlan(EarlierSteps):
         What FSL's eddy is told; None if another engine corrects head motion.
     is_denoiser_named
         Whether the user named the denoiser, in place of `auto`.
-    unring
-        Whether Gibbs ringing is removed.
-    repol
-        Whether the built-in motion correction replaces slices that lost signal.
+    unring, repol
+        Whether Gibbs ringing is removed, and lost slices are replaced (built-in correction).
     b_scaling
         Reading of b-vectors whose length is not 1: `auto`, `length` or `none`.
     normalisation
