@@ -191,7 +191,7 @@ def separate_eddy(
     sizes = (float(np.median(np.abs(_steps(m, rows)))) for m in (moved, moved - size * hz))
     return EddyTranslation(
         hz=hz[:, 0],
-        shift_mm=along * (size * hz + of_place),
+        shift_mm=along * (size * hz + of_place) + 0.0,
         method=f"regression over volumes on the gradients, {names} terms"
         + ("" if terms.reason is None else f" ({terms.reason})")
         + "; median step along phase encoding {:.2f} mm before, {:.2f} mm after".format(*sizes),
