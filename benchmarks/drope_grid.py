@@ -31,11 +31,11 @@ from einops import reduce
 from numpy.typing import NDArray
 
 from dmri_fm.encoders.drope.config import DropeConfig
-from dmri_fm.encoders.drope.gaussian_process import mean_weights
 from dmri_fm.encoders.drope.mae import MaeConfig, Mask, MaskedAutoencoder
 from dmri_fm.encoders.drope.template_patches import template_tissue
 from dmri_fm.encoders.drope.tokens import ScanTokens, tokenise
 from dmri_fm.encoders.patches import unpatchify
+from dmri_fm.gaussian_process import mean_weights
 from dmri_fm.gradients import GradientTable
 from dmri_fm.registry import find_model
 from dmri_fm_lab.markdown_tables import markdown

@@ -120,6 +120,39 @@ class Image3D:
         return np.asarray(apply_affine(self.affine, index.mean(axis=0)))
 
 
+def number_slices(grid: Grid, source: Grid, target2source: PointMap) -> NDArray[np.int_]:
+    """Return which slice of an image each voxel of a grid lies in.
+
+    Parameters
+    ----------
+    grid
+        Target grid.
+    source
+        Voxels of the image; its slices are stacked along its third axis.
+    target2source
+        Takes points of the grid to points of the image, RAS+ mm.
+
+    Returns
+    -------
+    ndarray
+        Shape (X, Y, Z): number of the nearest slice, from 0; -1 beyond the first and the last.
+
+    Examples
+    --------
+    >>> thick = Grid((1, 1, 2), np.diag([1.0, 1.0, 4.0, 1.0]))
+    >>> fine = Grid((1, 1, 8), np.diag([1.0, 1.0, 1.0, 1.0]))
+    >>> number_slices(fine, thick, lambda points: points).ravel().tolist()
+    [0, 0, 0, 1, 1, 1, -1, -1]
+    """
+    row = np.linalg.inv(source.affine)[2]
+    numbers = np.full(grid.shape, -1)
+    for z in range(grid.shape[2]):
+        points = target2source(grid.points(z, z + 1))
+        number = np.rint(points @ row[:3] + row[3]).astype(int).reshape(grid.shape[:2])
+        numbers[..., z] = np.where((number >= 0) & (number < source.shape[2]), number, -1)
+    return numbers
+
+
 def brain_grid(
     mask: Image3D, image2target: ArrayLike, voxel_size_mm: float, *, margin_mm: float
 ) -> Grid:

@@ -12,6 +12,7 @@ import numpy as np
 
 from dmri_fm.errors import GradientError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.eddy_translation import EDDY_NAMES
 from dmri_fm.preprocess.motion import MotionEstimate
 from dmri_fm.preprocess.pose import POSE_NAMES
 
@@ -33,8 +34,9 @@ def confounds_table(
     Returns
     -------
     list of dict
-        One per volume; None for what is missing: the displacement of a run's first volume. The
-        direction of a b=0 is (0, 0, 0), as in QSIPrep's tables.
+        One per volume; None for what is missing: the displacement of a run's first volume, and
+        translations by eddy currents that were not told from the head's. The direction of a b=0
+        is (0, 0, 0), as in QSIPrep's tables.
 
     Raises
     ------
@@ -48,14 +50,15 @@ def confounds_table(
             expected="one of each per volume",
         )
     rows = []
+    eddy = motion.eddy.as_columns()
     for n, name in enumerate(original_files):
-        fd = float(motion.fd_mm[n])
         direction = [0.0] * 3 if gtab.is_b0[n] else [float(x) for x in gtab.bvecs_ras[n]]
         slices = motion.is_outlier[n]
         rows.append(
             {
-                "framewise_displacement": None if np.isnan(fd) else fd,
+                "framewise_displacement": _number(motion.fd_mm[n]),
                 **dict(zip(POSE_NAMES, map(float, motion.parameters[n]), strict=True)),
+                **dict(zip(EDDY_NAMES, map(_number, eddy[n]), strict=True)),
                 "outlier_fraction": float(slices.mean()) if slices.size else None,
                 "bval": float(gtab.bvals[n]),
                 "grad_x": direction[0],
@@ -65,3 +68,7 @@ def confounds_table(
             }
         )
     return rows
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

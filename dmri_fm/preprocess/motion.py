@@ -17,6 +17,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.distortion import DistortionField, PhaseEncoding
 from dmri_fm.gradients import GradientTable, rotation_part
+from dmri_fm.preprocess.eddy_translation import (
+    EddyTranslation,
+    find_shell_offsets,
+    separate_eddy,
+)
 from dmri_fm.preprocess.motion_scene import MotionScene, find_outlier_slices
 from dmri_fm.preprocess.pose import POSE_NAMES, framewise_displacement, pose_rotation
 from dmri_fm.preprocess.shell_prediction import predict_left_out
@@ -24,7 +29,7 @@ from dmri_fm.series import Dwi
 
 logger = logging.getLogger(__name__)
 
-#: Passes over all volumes with tensor predictions.
+#: Passes over all volumes with predictions.
 N_PASSES, N_PASSES_SLOPPY = 2, 1
 
 #: Points of the brain at which volumes are compared, and the same for coarse runs.
@@ -42,11 +47,15 @@ class MotionEstimate:
     is_outlier
         Shape (N, Z), bool: slices that lost signal.
     parameters
-        Shape (N, 15), in the order of :data:`dmri_fm.preprocess.pose.POSE_NAMES`.
+        Shape (N, 15), in the order of :data:`dmri_fm.preprocess.pose.POSE_NAMES`. Translations
+        are of the head alone where that of eddy currents was told apart.
     fd_mm
-        Shape (N,): framewise displacement; NaN where a run starts.
+        Shape (N,): framewise displacement; NaN where a run starts, and behind a change of shell
+        where a movement cannot be told from the offset of the shell.
     method
         Name of the method in the sidecar.
+    eddy
+        Translation by eddy currents, which `xfms` hold and `parameters` do not.
     """
 
     xfms: NDArray[np.float64]
@@ -54,20 +63,27 @@ class MotionEstimate:
     parameters: NDArray[np.float64]
     fd_mm: NDArray[np.float64]
     method: str
+    eddy: EddyTranslation
 
 
-def name_motion(n_passes: int = N_PASSES) -> str:
+def name_motion(n_passes: int = N_PASSES, *, replaces_slices: bool = False) -> str:
     """Return the name of :func:`estimate_motion` in the sidecar.
+
+    Parameters
+    ----------
+    n_passes
+        Passes against predictions.
+    replaces_slices
+        Whether :func:`dmri_fm.preprocess.slice_replacement.replace_slices` follows.
 
     Examples
     --------
     >>> name_motion(1)
     'registration to leave-one-out tensor predictions, 1 pass'
     """
-    return (
-        f"registration to leave-one-out tensor predictions, {n_passes} "
-        f"{'pass' if n_passes == 1 else 'passes'}"
-    )
+    passes = f"{n_passes} {'pass' if n_passes == 1 else 'passes'}"
+    replaced = ", lost slices replaced by a Gaussian process" if replaces_slices else ""
+    return f"registration to leave-one-out tensor predictions, {passes}{replaced}"
 
 
 def no_motion(n_volumes: int, n_slices: int) -> MotionEstimate:
@@ -78,6 +94,7 @@ def no_motion(n_volumes: int, n_slices: int) -> MotionEstimate:
         parameters=np.zeros((n_volumes, len(POSE_NAMES))),
         fd_mm=np.full(n_volumes, np.nan),
         method="none",
+        eddy=EddyTranslation.unknown(n_volumes, "motion was not estimated"),
     )
 
 
@@ -102,6 +119,7 @@ def resampled_motion(parameters: ArrayLike, is_outlier: ArrayLike, method: str) 
         parameters=poses,
         fd_mm=framewise_displacement(moved),
         method=method,
+        eddy=EddyTranslation.unknown(len(moved), "that is left to the program"),
     )
 
 
@@ -126,8 +144,10 @@ def estimate_motion(
     reference: ArrayLike,
     encodings: Sequence[PhaseEncoding],
     field: DistortionField | None = None,
+    runs: Sequence[int] | None = None,
     n_passes: int = N_PASSES,
     sloppy: bool = False,
+    replaces_slices: bool = False,
     n_threads: int = 1,
 ) -> MotionEstimate:
     """Estimate head motion and eddy currents.
@@ -143,10 +163,15 @@ def estimate_motion(
         displace along any one.
     field
         Distortion field on the reference's grid.
+    runs
+        Shape (N,), equal for volumes of one run; by default those of one phase encoding that
+        follow one another.
     n_passes
         Passes against leave-one-out predictions.
     sloppy
         One such pass on fewer points: for tests.
+    replaces_slices
+        Whether the outliers will be replaced: it changes the name of the method alone.
     n_threads
         Volumes registered at once; the result does not depend on it.
 
@@ -164,13 +189,40 @@ def estimate_motion(
         n_points=N_POINTS_SLOPPY if sloppy else N_POINTS,
         n_threads=n_threads,
     )
+    n_passes = N_PASSES_SLOPPY if sloppy else n_passes
+    stretches = _runs([e.direction for e in encodings])
+    poses, lost = _register_all(scene, gtab, b0_image, stretches, n_passes)
+    method = name_motion(n_passes, replaces_slices=replaces_slices)
+    if lost:
+        method += f"; {len(lost)} volumes kept their neighbours' position"
+        logger.warning("%d volumes could not be registered", len(lost))
+    of_run = stretches if runs is None else np.asarray(runs)
+    eddy = separate_eddy(poses, gtab, encodings=encodings, affine=dwi.affine, runs=of_run)
+    head = poses.copy()
+    head[:, :3] -= np.nan_to_num(eddy.shift_mm)
+    return MotionEstimate(
+        xfms=np.stack([scene.matrix_of(p) for p in poses]),
+        is_outlier=find_outlier_slices(scene, poses, gtab),
+        parameters=head,
+        fd_mm=head_displacement(head, gtab, encodings=encodings, runs=of_run),
+        method=method,
+        eddy=eddy,
+    )
+
+
+def _register_all(
+    scene: MotionScene,
+    gtab: GradientTable,
+    b0_image: NDArray[np.float32],
+    runs: NDArray[np.int_],
+    n_passes: int,
+) -> tuple[NDArray[np.float64], frozenset[int]]:
+    """Register b=0 volumes to the reference, and each shell to predictions of it."""
     poses = np.zeros((len(gtab), len(POSE_NAMES)))
     b0s = [int(i) for i in np.flatnonzero(gtab.is_b0)]
     targets = np.tile(scene.sample_reference(b0_image), (len(b0s), 1))
     poses, lost = scene.register(poses, b0s, targets, is_rigid=True, lost=frozenset())
-    runs = _runs([e.direction for e in encodings])
     poses = _start_between_b0s(poses, gtab, runs)
-    n_passes = N_PASSES_SLOPPY if sloppy else n_passes
     for number in range(1 + n_passes):
         is_first = number == 0
         values = scene.sample(poses)
@@ -184,17 +236,36 @@ def estimate_motion(
             poses, lost = scene.register(poses, members, targets, is_rigid=is_first, lost=lost)
             if is_first:
                 poses = scene.align_shell(poses, members, b0_image)
-    starts = [int(np.flatnonzero(runs == r)[0]) for r in np.unique(runs)]
-    method = name_motion(n_passes)
-    if lost:
-        method += f"; {len(lost)} volumes kept their neighbours' position"
-        logger.warning("%d volumes could not be registered", len(lost))
-    return MotionEstimate(
-        xfms=np.stack([scene.matrix_of(p) for p in poses]),
-        is_outlier=find_outlier_slices(scene, poses, gtab),
-        parameters=poses,
-        fd_mm=framewise_displacement(poses, starts=starts),
-        method=method,
+    return poses, lost
+
+
+def head_displacement(
+    head: NDArray[np.float64],
+    gtab: GradientTable,
+    *,
+    encodings: Sequence[PhaseEncoding],
+    runs: ArrayLike,
+) -> NDArray[np.float64]:
+    """Return the framewise displacement of the head, without the offsets of shells.
+
+    Parameters
+    ----------
+    head
+        Shape (N, 6 or more): translations of the head, mm, and rotations, rad, RAS+.
+    gtab, encodings, runs
+        As for :func:`dmri_fm.preprocess.eddy_translation.separate_eddy`.
+
+    Returns
+    -------
+    ndarray
+        Shape (N,), mm; NaN where a run starts, and behind changes of shell that are too few to
+        tell the offset of the shell from a movement.
+    """
+    of_run = np.asarray(runs)
+    starts = np.flatnonzero(np.r_[True, of_run[1:] != of_run[:-1]])
+    found = find_shell_offsets(head, gtab, encodings=encodings, runs=of_run)
+    return framewise_displacement(
+        head[:, :6] - found.offsets, starts=[*map(int, starts), *found.unknown]
     )
 
 

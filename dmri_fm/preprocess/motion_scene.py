@@ -299,7 +299,7 @@ def _distort(
 def find_outlier_slices(
     scene: MotionScene, poses: NDArray[np.float64], gtab: GradientTable
 ) -> NDArray[np.bool_]:
-    """Flag slices that are darker than predicted, against the usual spread of such slices.
+    """Flag slices that are darker than predicted, against the usual spread in their shell.
 
     Returns
     -------
@@ -307,21 +307,24 @@ def find_outlier_slices(
         Shape (N, Z), bool.
     """
     loss = np.full((len(gtab), scene.n_slices), np.nan)
+    is_lost = np.zeros(loss.shape, dtype=bool)
     values = scene.sample(poses)
     turned = gtab.rotated([pose_rotation(p).T for p in poses])
     for shell in gtab.shells:
         members = list(shell.index)
         if len(members) < 3:
             continue
-        targets = predict_left_out(values, turned, members)
+        targets = predict_left_out(values, turned, members, by_process=True)
         for target, n in zip(targets, members, strict=True):
             slices = sample_volume(
                 scene.volumes[n], scene.points[n], scene.matrix_of(poses[n])
             ).slices
             loss[n] = _slice_loss(values[n], target, slices, scene.n_slices)
-    spread = 1.4826 * float(np.nanmedian(np.abs(loss))) if np.isfinite(loss).any() else 0.0
-    limit = max(OUTLIER_LOSS, OUTLIER_DEVIATIONS * spread)
-    return np.asarray(np.nan_to_num(loss, nan=0.0) > limit)
+        of_shell = np.abs(loss[members])
+        spread = 1.4826 * float(np.nanmedian(of_shell)) if np.isfinite(of_shell).any() else 0.0
+        limit = max(OUTLIER_LOSS, OUTLIER_DEVIATIONS * spread)
+        is_lost[members] = np.nan_to_num(loss[members], nan=0.0) > limit
+    return is_lost
 
 
 def _slice_loss(

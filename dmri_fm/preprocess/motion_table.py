@@ -8,25 +8,28 @@ from pathlib import Path
 import numpy as np
 
 from dmri_fm.errors import InputError
+from dmri_fm.preprocess.eddy_translation import EDDY_NAMES, EddyTranslation
 from dmri_fm.preprocess.motion import MotionEstimate
 from dmri_fm.preprocess.pose import POSE_NAMES
 
 _COLUMNS = (
     *(f"m{row}_{column}" for row in range(1, 4) for column in range(1, 5)),
     *POSE_NAMES,
+    *EDDY_NAMES,
     "framewise_displacement",
 )
 
 
 def write_motion_tsv(motion: MotionEstimate, path: str | Path) -> Path:
-    """Write one row per volume: the pull matrix by rows, the parameters, the displacement."""
+    """Write one row per volume: the pull matrix by rows, the parameters, the displacements."""
     with Path(path).open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, delimiter="\t", lineterminator="\n")
         writer.writerow(["volume", *_COLUMNS])
-        for n, (xfm, pose, fd) in enumerate(
-            zip(motion.xfms, motion.parameters, motion.fd_mm, strict=True)
+        eddy = motion.eddy.as_columns()
+        for n, (xfm, pose, shift, fd) in enumerate(
+            zip(motion.xfms, motion.parameters, eddy, motion.fd_mm, strict=True)
         ):
-            numbers = [*xfm[:3].ravel(), *pose, fd]
+            numbers = [*xfm[:3].ravel(), *pose, *shift, fd]
             writer.writerow([n, *("n/a" if np.isnan(x) else f"{x:.9g}" for x in numbers)])
     return Path(path)
 
@@ -56,6 +59,7 @@ def read_motion_tsv(path: str | Path) -> MotionEstimate:
         xfms=xfms,
         is_outlier=np.zeros((len(rows), 0), dtype=bool),
         parameters=table[:, 12:27],
-        fd_mm=table[:, 27],
+        fd_mm=table[:, 31],
         method="read from a file",
+        eddy=EddyTranslation(table[:, 30], table[:, 27:30], "read from a file"),
     )

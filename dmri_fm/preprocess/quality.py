@@ -69,25 +69,41 @@ def neighbour_correlation(dwi: Dwi) -> float | None:
     return float(np.mean(np.where(scale > 0, product / np.where(scale > 0, scale, 1.0), 0.0)))
 
 
-def find_bad_slices(dwi: Dwi) -> NDArray[np.bool_]:
-    """Find slices (third axis) whose signal in the brain is lost.
+def find_bad_slices(dwi: Dwi, slice_numbers: ArrayLike | None = None) -> NDArray[np.bool_]:
+    """Find slices whose signal in the brain is lost.
 
     The logarithm of a slice's mean is compared with the same slice of the other volumes of its
     shell, after the volume's own level and the slice's usual level are taken out.
 
+    Parameters
+    ----------
+    dwi
+        A series with its brain mask.
+    slice_numbers
+        Shape (X, Y, Z): the slice that each voxel was acquired in, from 0; below 0 for voxels
+        outside. By default slices are those of the third axis. A series that was resampled needs
+        it: its axes may cut through the slices of the acquisition.
+
     Returns
     -------
     ndarray
-        Shape (N, Z), bool. Volumes of shells with fewer than five volumes are not judged.
+        Shape (N, S), bool. Volumes of shells with fewer than five volumes are not judged.
     """
     data, gtab, inside = dwi.data, dwi.gtab, dwi.brain
-    bad = np.zeros((len(gtab), data.shape[2]), dtype=bool)
-    slices = np.flatnonzero(inside.sum(axis=(0, 1)) >= BAD_SLICE_VOXELS)
+    if slice_numbers is None:
+        numbers = np.broadcast_to(np.arange(data.shape[2]), data.shape[:3])
+    else:
+        numbers = np.asarray(slice_numbers)
+    inside = inside & (numbers >= 0)
+    number = numbers[inside]
+    n_slices = int(max(numbers.max(), 0)) + 1
+    bad = np.zeros((len(gtab), n_slices), dtype=bool)
+    count = np.bincount(number, minlength=n_slices)
+    slices = np.flatnonzero(count >= BAD_SLICE_VOXELS)
     if slices.size < 3:
         return bad
-    means = np.stack(
-        [[data[:, :, z, n][inside[:, :, z]].mean() for z in slices] for n in range(len(gtab))]
-    )
+    sums = [np.bincount(number, data[..., n][inside], n_slices) for n in range(len(gtab))]
+    means = np.stack(sums)[:, slices] / count[slices]
     # A slice without any signal is as bad as can be: keep its logarithm finite.
     level = np.log(np.maximum(means, 1e-3 * np.abs(means).max() + 1e-12))
     for shell in gtab.shells:
@@ -219,6 +235,7 @@ def series_quality(
     *,
     fd_mm: ArrayLike | None = None,
     is_outlier: ArrayLike | None = None,
+    slice_numbers: ArrayLike | None = None,
 ) -> dict[str, float | int | None]:
     """Measure the quality of a series, raw and preprocessed.
 
@@ -233,6 +250,8 @@ def series_quality(
         Shape (N,): framewise displacement, mm; that of the first volume does not count.
     is_outlier
         Shape (N, Z), bool: slices that motion correction flagged.
+    slice_numbers
+        Shape of the preprocessed series: slices of the acquisition, see :func:`find_bad_slices`.
 
     Returns
     -------
@@ -253,7 +272,7 @@ def series_quality(
         "raw_neighbor_corr": of_raw.pop("raw_neighbor_corr"),
         "preproc_neighbor_corr": neighbour_correlation(dwi),
         "raw_num_bad_slices": of_raw.pop("raw_num_bad_slices"),
-        "preproc_num_bad_slices": int(find_bad_slices(dwi).sum()),
+        "preproc_num_bad_slices": int(find_bad_slices(dwi, slice_numbers).sum()),
         **of_raw,
     }
     for shell in dwi.gtab.shells:

@@ -1,12 +1,27 @@
-"""Prediction of a volume from the others of its shell, with that volume left out."""
+"""Prediction of a volume from the others of its shell, with that volume left out.
+
+Two predictors. A stiff tensor is what volumes are registered to: while they lie apart, a
+prediction that fits them closely follows their displacement, and more of it is left. A Gaussian
+process (Andersson & Sotiropoulos 2015, doi:10.1016/j.neuroimage.2015.07.067) says what a slice of
+a volume should look like once they lie on one another; it has no model of the signal, and so fits
+high b-values as well.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dmri_fm.gaussian_process import GaussianProcess, fit_gaussian_process
 from dmri_fm.gradients import GradientTable
 from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms
+
+#: Fewest distinct directions of a shell that predict one another by a Gaussian process.
+FEWEST_FOR_PROCESS = 12
+
+#: Share of the 99th percentile of b=0 below which points are dark: there the mean of the other
+#: volumes stands for the process, whose signals are ratios to b=0.
+LEAST_B0 = 0.05
 
 #: Fewest volumes of b=0 and a shell that predict one another by a tensor.
 FEWEST_FOR_TENSOR = 9
@@ -26,7 +41,7 @@ _RIDGE[4:, 4:] = 2 * np.eye(3)
 
 
 def predict_left_out(
-    signal: ArrayLike, gtab: GradientTable, members: ArrayLike
+    signal: ArrayLike, gtab: GradientTable, members: ArrayLike, *, by_process: bool = False
 ) -> NDArray[np.float32]:
     """Predict volumes of one shell from the others.
 
@@ -38,15 +53,27 @@ def predict_left_out(
         Gradient table of the volumes, in the frame of the points.
     members
         Positions of the M volumes of the shell.
+    by_process
+        Predict by a Gaussian process where it can be fitted. It fits volumes that lie on one
+        another better than the tensor does; before they do, it follows their displacement.
 
     Returns
     -------
     ndarray
-        Shape (M, P): for each volume the tensor fitted to b=0 and the shell without it; the
-        mean of the others where they are too few for a tensor.
+        Shape (M, P): for each volume what a Gaussian process says by the rest of the shell; with
+        fewer than :data:`FEWEST_FOR_PROCESS` directions the tensor fitted to b=0 and the shell
+        without it, and the mean of the others where they are too few for a tensor.
     """
     values = np.asarray(signal, dtype=np.float32)
     index = np.asarray(members)
+    if by_process and has_process(gtab, index):
+        ratios, b0, is_bright = _ratios(values, gtab, index)
+        process = _fit(ratios[:, is_bright], gtab.select(index))
+        # Of the others alone, in closed form (Rasmussen & Williams 2006, equation 5.12).
+        inverse = np.linalg.inv(process.noisy(gtab.select(index)))
+        found = ratios - (inverse @ ratios) / np.diag(inverse)[:, None]
+        mean = (values[index].sum(axis=0) - values[index]) / (len(index) - 1)
+        return np.asarray(np.where(is_bright, found * b0, mean), dtype=np.float32)
     used = np.concatenate([np.flatnonzero(gtab.is_b0), index])
     part = gtab.select(used)
     design = _design(part)
@@ -62,6 +89,57 @@ def predict_left_out(
         return np.asarray(values[index])
     total = values[index].sum(axis=0)
     return np.asarray((total - values[index]) / (len(index) - 1), dtype=np.float32)
+
+
+def predict_volume(
+    signal: ArrayLike, gtab: GradientTable, members: ArrayLike, target: int
+) -> NDArray[np.float32]:
+    """Predict one volume of a shell whose own signal is not to be trusted at all.
+
+    Parameters
+    ----------
+    signal
+        Shape (N, P): all volumes at P points, on one scale.
+    gtab
+        Gradient table of the volumes, in the frame of the points.
+    members
+        Positions of the other volumes of its shell, for which :func:`has_process` is true.
+    target
+        Position of the volume.
+
+    Returns
+    -------
+    ndarray
+        Shape (P,).
+    """
+    values, index = np.asarray(signal, dtype=np.float32), np.asarray(members)
+    ratios, b0, is_bright = _ratios(values, gtab, index)
+    others = gtab.select(index)
+    process = _fit(ratios[:, is_bright], others)
+    found = process.weights(others, gtab.select([target]))[:, 0] @ ratios
+    mean = values[index].mean(axis=0)
+    return np.asarray(np.where(is_bright, found * b0, mean), dtype=np.float32)
+
+
+def has_process(gtab: GradientTable, members: ArrayLike) -> bool:
+    """Return whether volumes of a shell, with b=0, are enough for a Gaussian process."""
+    n = len(gtab.group_axes(np.asarray(members).tolist()))
+    return bool(gtab.is_b0.any() and n >= FEWEST_FOR_PROCESS)
+
+
+def _ratios(
+    values: NDArray[np.float32], gtab: GradientTable, index: NDArray[np.int_]
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
+    """Return signals over mean b=0 (M, P), 0 where that is dark, b=0 (P,), and where not."""
+    b0 = values[gtab.is_b0].mean(axis=0)
+    is_bright = b0 > LEAST_B0 * np.percentile(b0, 99)
+    ratios = np.zeros((len(index), len(b0)))
+    ratios[:, is_bright] = values[index][:, is_bright] / b0[is_bright]
+    return ratios, b0, is_bright
+
+
+def _fit(ratios: NDArray[np.float64], gtab: GradientTable) -> GaussianProcess:
+    return fit_gaussian_process(ratios @ ratios.T / max(ratios.shape[1], 1), gtab)
 
 
 def determines_left_out(gtab: GradientTable, members: ArrayLike) -> bool:

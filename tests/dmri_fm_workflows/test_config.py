@@ -16,7 +16,7 @@ from dmri_fm_workflows.request import read_options
 DECIDING = {
     "b0_threshold", "b1_biascorrect_stage", "b_scaling", "bids_filters", "brain_masks", "denoise",
     "device", "eddy_config", "gradient_fixes", "hmc", "ignore", "input_type", "models",
-    "normalisation", "output_resolution", "output_spaces", "random_seed", "region", "sdc",
+    "normalisation", "output_resolution", "output_spaces", "random_seed", "region", "repol", "sdc",
     "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
 
@@ -54,6 +54,7 @@ FULL: dict[str, Any] = {
     "denoise": "patch2self",
     "unring": True,
     "b1_biascorrect_stage": "final",
+    "repol": "off",
     "b_scaling": "length",
     "b0_threshold": 65.0,
     "normalisation": "syn",

@@ -280,6 +280,7 @@ def test_the_quality_table_has_columns_for_each_model(out, offered, tmp_path) ->
         **{f"raw_{f.replace('dwi_', '')}": p for f, p in series.items()},
         motion_file=str(motion),
         outliers_file=str(tmp_path / "outliers.npy"),
+        to_acpc_file=str(write_affine(np.eye(4), tmp_path / "to_acpc.mat")),
     )
     for name, path in files.items():
         setattr(quality.inputs, name, path)

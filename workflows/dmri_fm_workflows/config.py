@@ -240,6 +240,10 @@ class RunConfig:
         choices=("auto", *HMC.names),
         stages=("hmc",),
     )
+    repol: str = option(
+        "on", PREPROCESSING, "replace slices that lost signal, in the built-in correction of head "
+        "motion (default: on); eddy: --eddy-config", choices=("on", "off"), stages=("hmc",)
+    )  # fmt: skip
     normalisation: str = option(
         "affine",
         PREPROCESSING,

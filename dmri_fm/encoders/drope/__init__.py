@@ -2,6 +2,6 @@
 
 Public: `config` and `network` (the encoder), `tokens` (its input), `encoder` (its adapter to
 :class:`~dmri_fm.encoders.base.Encoder`), `authors_checkpoint` (conversion), and for training and
-evaluation `mae`, `pooling`, `masked_directions` and `gaussian_process`. All other modules are
+evaluation `mae`, `pooling` and `masked_directions`. All other modules are
 private to this package.
 """

@@ -2,7 +2,7 @@
 
 The error is large where measurements contradict each other: motion, dropped slices, wrong
 gradients. A Gaussian process predicts, without trained weights
-(:mod:`dmri_fm.encoders.drope.gaussian_process`).
+(:mod:`dmri_fm.gaussian_process`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dmri_fm.encoders.drope.gaussian_process import fit_gaussian_process
 from dmri_fm.encoders.drope.rotary import qspace_directions
 from dmri_fm.encoders.drope.tokens import ScanTokens
+from dmri_fm.gaussian_process import fit_gaussian_process
 from dmri_fm.gradients import GradientTable, group_shells
 from dmri_fm.normalise.signal import CLIP
 from dmri_fm.tensor_design import FEWEST_DIRECTIONS
@@ -69,7 +69,7 @@ def prediction_errors(tokens: ScanTokens) -> PredictionErrors | None:
 def predict_by_process(seen: Tensor, brain: Tensor, kept: Tensor, wanted: Tensor) -> Tensor:
     """Predict directions by a Gaussian process whose hyperparameters are fitted to the scan.
 
-    See :mod:`dmri_fm.encoders.drope.gaussian_process`.
+    See :mod:`dmri_fm.gaussian_process`.
 
     Parameters
     ----------

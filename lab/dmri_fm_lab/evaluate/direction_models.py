@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.encoders.drope.gaussian_process import mean_weights, nearest_shells
+from dmri_fm.gaussian_process import mean_weights, nearest_shells
 from dmri_fm.gradients import GradientTable
 from dmri_fm.shell_resampling import harmonics
 

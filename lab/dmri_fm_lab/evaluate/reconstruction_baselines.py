@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.encoders.drope.gaussian_process import fit_gaussian_process, nearest_shells
 from dmri_fm.errors import GradientError
+from dmri_fm.gaussian_process import fit_gaussian_process, nearest_shells
 from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.signal import CLIP
 from dmri_fm.series import Dwi

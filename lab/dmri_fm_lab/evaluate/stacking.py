@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dmri_fm.encoders.drope.gaussian_process import GaussianProcess, fit_gaussian_process
 from dmri_fm.errors import GradientError
+from dmri_fm.gaussian_process import GaussianProcess, fit_gaussian_process
 from dmri_fm.gradients import GradientTable
 from dmri_fm.layers import dyadic_code
 from dmri_fm_lab.evaluate.direction_models import harmonic_weights

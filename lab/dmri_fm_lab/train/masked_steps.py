@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from dmri_fm.encoders.drope.config import DropeConfig
-from dmri_fm.encoders.drope.gaussian_process import mean_weights
 from dmri_fm.encoders.drope.mae import Mask, MaskedAutoencoder, draw_mask, masked_errors, ramp_tau
 from dmri_fm.encoders.drope.masked_directions import to_table
 from dmri_fm.encoders.drope.tokens import ScanTokens
 from dmri_fm.errors import ConfigError
+from dmri_fm.gaussian_process import mean_weights
 from dmri_fm.gradients import group_shells
 from dmri_fm_lab.train.brain_source import STEP, BrainSource
 from dmri_fm_lab.train.config import DropePretraining

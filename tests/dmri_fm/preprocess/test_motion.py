@@ -16,6 +16,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid, affine_map, resample_image
 from dmri_fm.normalise.template import load_template
 from dmri_fm.preprocess.confounds import confounds_table
+from dmri_fm.preprocess.eddy_translation import EddyTranslation
 from dmri_fm.preprocess.motion import (
     MotionEstimate,
     estimate_motion,
@@ -170,7 +171,12 @@ def test_turned_head_turns_its_directions_back() -> None:
     gtab = GradientTable([0, 1000], [[0, 0, 0], [0, 1, 0]])
     motion = no_motion(2, 1)
     turned = MotionEstimate(
-        np.stack([np.eye(4), turn]), motion.is_outlier, motion.parameters, motion.fd_mm, "test"
+        np.stack([np.eye(4), turn]),
+        motion.is_outlier,
+        motion.parameters,
+        motion.fd_mm,
+        "test",
+        motion.eddy,
     )
     fibre_in_volume = turn[:3, :3] @ [1, 0, 0]
     assert fibre_in_volume @ gtab.bvecs_ras[1] == pytest.approx(1)
@@ -191,7 +197,7 @@ def test_eddy_currents_turn_no_directions() -> None:
 def _motion_of(poses: np.ndarray) -> MotionEstimate:
     still = no_motion(len(poses), 1)
     xfms = np.stack([pose_matrix(p, centre_mm=[5, 6, 7]) for p in poses])
-    return MotionEstimate(xfms, still.is_outlier, poses, still.fd_mm, "test")
+    return MotionEstimate(xfms, still.is_outlier, poses, still.fd_mm, "test", still.eddy)
 
 
 def test_prediction_leaves_the_volume_out(still) -> None:
@@ -219,13 +225,16 @@ def test_pose_and_matrix_are_one(encoding: list[float] | None) -> None:
 def test_file_comes_back(tmp_path: Path) -> None:
     poses = random_poses(5)
     xfms = np.stack([pose_matrix(p, centre_mm=[0, 0, 0]) for p in poses])
+    eddy = EddyTranslation(np.array([np.nan, 1, 2, 3, 4]), np.arange(15.0).reshape(5, 3), "test")
     motion = MotionEstimate(
-        xfms, np.zeros((5, 3), bool), poses, np.array([np.nan, 0.1, 0.2, 0.3, 0.4]), "test"
+        xfms, np.zeros((5, 3), bool), poses, np.array([np.nan, 0.1, 0.2, 0.3, 0.4]), "test", eddy
     )
     back = read_motion_tsv(write_motion_tsv(motion, tmp_path / "motion.tsv"))
     np.testing.assert_allclose(back.xfms, xfms, atol=1e-7)
     np.testing.assert_allclose(back.parameters, poses, atol=1e-7)
     np.testing.assert_allclose(back.fd_mm, motion.fd_mm)
+    np.testing.assert_allclose(back.eddy.hz, eddy.hz)
+    np.testing.assert_allclose(back.eddy.shift_mm, eddy.shift_mm)
 
 
 def test_other_table_is_refused(tmp_path: Path) -> None:
@@ -244,6 +253,8 @@ def test_confounds_have_one_row_a_volume() -> None:
     assert rows[0]["framewise_displacement"] is None
     assert rows[2]["framewise_displacement"] == pytest.approx(1.0)
     assert rows[2]["trans_x"] == 1.0
+    assert rows[2]["eddy_trans_x"] is None
+    assert rows[2]["eddy_hz"] is None
     assert [rows[0][f"grad_{a}"] for a in "xyz"] == [0.0, 0.0, 0.0]
     assert rows[1]["grad_x"] == 1.0
     assert rows[1]["outlier_fraction"] == 0.5

@@ -4,9 +4,13 @@ import numpy as np
 import pytest
 from dipy.core.gradients import gradient_table
 from dipy.stats.qc import neighboring_dwi_correlation
+from nibabel.affines import apply_affine
+from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import GradientError, ImageError
 from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.grid import Grid, number_slices
+from dmri_fm.normalise.series import resample_series
 from dmri_fm.preprocess.quality import (
     find_bad_slices,
     mask_volume_ml,
@@ -77,6 +81,31 @@ def test_lost_slices_are_found_and_no_others() -> None:
     data[:, :, 8, 11] = 0
     bad = find_bad_slices(dwi_of(data, gtab))
     assert sorted(zip(*map(list, np.nonzero(bad)), strict=True)) == [(4, 5), (11, 8)]
+
+
+@pytest.mark.parametrize("turn_deg", [0, 25])
+def test_slices_are_those_of_the_acquisition(turn_deg: float) -> None:
+    """Sagittal slices that are lost are counted as such on a RAS grid, straight or turned."""
+    data, gtab = make_series(np.random.default_rng(3), snr=40, n=15)
+    lost = [(4, 5), (11, 8), (12, 6)]
+    for volume, z in lost:
+        data[:, :, z, volume] *= 0.3
+    turn = Rotation.from_euler("xyz", [turn_deg, -turn_deg, 10], degrees=True).as_matrix()
+    affine = np.eye(4)
+    # The third voxel axis runs from left to right of a turned head.
+    affine[:3, :3] = turn @ np.array([[0.0, 0, 2], [2, 0, 0], [0, 2, 0]])
+    raw = Dwi.from_arrays(data, affine, gtab, mask=BRAIN)
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.array(SHAPE) - 1)
+    box = apply_affine(affine, corners)
+    grid = Grid.isotropic(2.0, low=box.min(axis=0), high=box.max(axis=0))
+    placed = resample_series(raw, grid)
+    numbers = number_slices(grid, Grid(SHAPE, affine), lambda points: points)
+    found = np.argwhere(find_bad_slices(placed, numbers)).tolist()
+    assert all([v, z] in found for v, z in lost)
+    # Between slices interpolation mixes two: a neighbour may lose a tenth as well.
+    assert all(any(v == n and abs(k - z) <= 1 for n, z in lost) for v, k in found)
+    assert len(found) <= len(lost) + 1
+    assert find_bad_slices(placed).sum() != len(lost)
 
 
 def test_small_shells_are_not_judged() -> None:

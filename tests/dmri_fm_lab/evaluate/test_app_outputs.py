@@ -8,6 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm.errors import LayoutError
 from dmri_fm.normalise.transforms import write_affine
+from dmri_fm.preprocess.eddy_translation import EddyTranslation
 from dmri_fm.preprocess.motion import MotionEstimate
 from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.series import Dwi, save_image
@@ -42,6 +43,7 @@ def test_the_truth_follows_the_apps_transforms(raw, noisy, tmp_path) -> None:
         parameters=np.zeros((n, 15)),
         fd_mm=np.zeros(n),
         method="none",
+        eddy=EddyTranslation.unknown(n, "test"),
     )
     write_motion_tsv(motion, f"{stem}_from-orig_to-dwiref_mode-image_desc-eddy_xfm.tsv")
     found = AppOutput.read(out, raw, "01")

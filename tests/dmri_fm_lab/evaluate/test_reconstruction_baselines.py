@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dmri_fm.encoders.drope.gaussian_process import GaussianProcess, fit_gaussian_process
 from dmri_fm.errors import GradientError
+from dmri_fm.gaussian_process import GaussianProcess, fit_gaussian_process
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi
 from dmri_fm_lab.evaluate.direction_models import predict_harmonics, shell_means

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from dmri_fm.encoders.drope.gaussian_process import fit_gaussian_process
 from dmri_fm.errors import GradientError
+from dmri_fm.gaussian_process import fit_gaussian_process
 from dmri_fm.gradients import GradientTable
 from dmri_fm_lab.evaluate.stacking import (
     predict_by_penalised_tensor,

@@ -15,6 +15,7 @@ import torch
 
 from dmri_fm.identity import RESEARCH_ONLY
 from dmri_fm.normalise.transforms import write_affine
+from dmri_fm.preprocess.eddy_translation import EddyTranslation
 from dmri_fm.preprocess.motion import MotionEstimate
 from dmri_fm.preprocess.motion_table import write_motion_tsv
 from dmri_fm.series import save_image
@@ -154,6 +155,7 @@ def write_outputs(raw: Path, out: Path, label: str, options: object) -> None:
         parameters=np.zeros((n, 15)),
         fd_mm=np.zeros(n),
         method="none",
+        eddy=EddyTranslation.unknown(n, "test"),
     )
     write_motion_tsv(still, f"{stem}_from-orig_to-dwiref_mode-image_desc-eddy_xfm.tsv")
     for model in options.model:

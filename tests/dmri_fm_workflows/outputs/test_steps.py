@@ -110,6 +110,7 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
             "andersson2016", "andersson2018"
         ],
         name_motion(): [],
+        name_motion(replaces_slices=True): ["andersson2015"],
     }  # fmt: skip
     for method, keys in cited.items():
         sidecar = image_sidecar("hmc_xfm", extra={"HMCMethod": method})
@@ -132,7 +133,10 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         ("NetworkInput", f"interpolated by {EDDY} and again into ACPC"),
         *(("SDCMethod", name) for name in ("none", PAIR_METHOD, programs.name_topup())),
         ("SDCMethod", f"{PAIR_METHOD}, readout times unknown and taken to be equal"),
-        *(("HMCMethod", name) for name in ("none", name_motion(), EDDY)),
+        *(
+            ("HMCMethod", name)
+            for name in ("none", name_motion(), name_motion(replaces_slices=True), EDDY)
+        ),
         *(("MaskMethod", name) for name in (OTSU, name_mask("b0"))),
         ("CoregistrationMethod", RIGID),
         ("CoregistrationMethod", NO_COREGISTRATION),

@@ -164,7 +164,7 @@ def test_what_is_complete_is_said_to_be_left_alone(
     [
         ({"unring": True, "denoise": "none"}, denoise_module, "version", lambda _: "9.9"),
         ({"denoise": "mppca"}, denoise_module, "version", lambda _: "9.9"),
-        ({"hmc": "builtin"}, motion_module, "name_motion", lambda _: "another method"),
+        ({"hmc": "builtin"}, motion_module, "name_motion", lambda *_, **__: "another method"),
         ({"sdc": "pepolar"}, susceptibility_module, "PAIR_METHOD", "another method"),
     ],
 )

@@ -59,14 +59,25 @@ def test_eddy_terms_are_those_of_the_axis_along_which_they_displace(
     assert not np.delete(terms, 3, axis=0).any()
     outliers = np.zeros((n, SHAPE[2]), dtype=bool)
 
-    def height(parameters: np.ndarray) -> float:
+    def height(parameters: np.ndarray, shift: np.ndarray | None = None) -> float:
         path = figures.plot_carpet(
-            data, mask, np.zeros(n), parameters, outliers, tmp_path / "a.svg", bvals=gtab.bvals
+            data,
+            mask,
+            np.zeros(n),
+            parameters,
+            outliers,
+            tmp_path / "a.svg",
+            bvals=gtab.bvals,
+            eddy_shift_mm=shift,
         )
         assert pictures(path)
         return float(re.search(r'viewBox="0 0 \S+ (\S+)"', path.read_text())[1])
 
     assert height(moved) == height(moved[:, :6]) + 72  # a panel of an inch
+    shift = np.full((n, 3), np.nan)
+    assert height(moved, shift) == height(moved)
+    shift[1:] = 0.5
+    assert height(moved, shift) == height(moved) + 72
 
 
 def test_carpet(tmp_path: Path, pictures) -> None:

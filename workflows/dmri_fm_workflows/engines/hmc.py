@@ -45,6 +45,11 @@ HMC: StageEngines[HmcEngine] = StageEngines(
             "registration to predicted volumes",
             (
                 Method(
+                    "registration to leave-one-out.*Gaussian process",
+                    "Head motion and eddy currents were estimated by {method} "
+                    f"[@andersson2015]; {_ONCE}.",
+                ),
+                Method(
                     "registration to leave-one-out",
                     f"Head motion and eddy currents were estimated by {{method}}; {_ONCE}.",
                 ),

@@ -24,6 +24,8 @@ from dmri_fm.errors import WeightsError
 from dmri_fm.gradient_deviation import as_matrices
 from dmri_fm.identity import REGIONS, UNLABELLED, identity, label_of
 from dmri_fm.json_files import read_object
+from dmri_fm.normalise.grid import Grid, number_slices
+from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
@@ -250,6 +252,7 @@ class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
     raw_bval_file = File(exists=True, desc="its b-values")
     raw_bvec_file = File(exists=True, desc="its b-vectors")
     raw_mask_file = File(exists=True, desc="brain mask on its grid")
+    to_acpc_file = File(exists=True, desc="transform that resamples it into ACPC")
     motion_file = File(exists=True, desc="transforms of the volumes")
     outliers_file = File(exists=True, desc="outlier slices, npy")
     kspace_extents = traits.List(
@@ -344,6 +347,11 @@ class AssessQuality(SimpleInterface):
             raw,
             fd_mm=read_motion_tsv(inputs.motion_file).fd_mm,
             is_outlier=np.load(inputs.outliers_file),
+            slice_numbers=number_slices(
+                Grid(dwi.shape[:3], dwi.affine),
+                Grid(raw.shape[:3], raw.affine),
+                read_point_map(inputs.to_acpc_file),
+            ),
         )
 
     def _network_columns(

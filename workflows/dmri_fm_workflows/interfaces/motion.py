@@ -20,7 +20,8 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.confounds import confounds_table
 from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion, no_motion
 from dmri_fm.preprocess.motion_table import write_motion_tsv
-from dmri_fm.series import load_image, read_array
+from dmri_fm.preprocess.slice_replacement import replace_slices
+from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes
 from dmri_fm_workflows.outputs.sidecars import describe_columns
@@ -32,6 +33,7 @@ class _MotionInputSpec(DwiInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask on the reference's grid")
     dwiref_file = File(exists=True, mandatory=True, desc="b=0 reference, undistorted")
     field_file = File(exists=True, desc="off-resonance, Hz")
+    repol = traits.Bool(False, usedefault=True, desc="replace slices that lost signal")
     sloppy = traits.Bool(False, usedefault=True, desc="one coarse pass")
     n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
@@ -47,15 +49,20 @@ class MotionOutputSpec(TraitedSpec):
     record = traits.Dict(desc="method, for the sidecar")
 
 
+class _EstimateOutputSpec(MotionOutputSpec):
+    dwi_file = File(exists=True, desc="the series, lost slices replaced where that was asked for")
+
+
 class EstimateMotion(SimpleInterface):
     """Estimate head motion and eddy currents of each volume with the built-in engine."""
 
     input_spec = _MotionInputSpec
-    output_spec = MotionOutputSpec
+    output_spec = _EstimateOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load().with_mask(read_array(load_image(self.inputs.mask_file)) > 0)
         origins = read_volumes(self.inputs.volumes_file)
+        encodings = [o.encoding for o in origins]
         field = None
         if isdefined(self.inputs.field_file):
             image = load_image(self.inputs.field_file, ndim=3)
@@ -63,13 +70,23 @@ class EstimateMotion(SimpleInterface):
         motion = estimate_motion(
             dwi,
             reference=read_array(load_image(self.inputs.dwiref_file)),
-            encodings=[o.encoding for o in origins],
+            encodings=encodings,
             field=field,
+            runs=[o.run for o in origins],
             sloppy=self.inputs.sloppy,
+            replaces_slices=self.inputs.repol,
             n_threads=self.inputs.n_threads,
         )
-        self._results |= save_motion(motion, dwi.gtab, origins, Path(runtime.cwd))
-        self._results["record"] = {"HMCMethod": motion.method}
+        folder = Path(runtime.cwd)
+        self._results |= save_motion(motion, dwi.gtab, origins, folder)
+        self._results["record"] = {"HMCMethod": motion.method} | motion.eddy.as_metadata()
+        self._results["dwi_file"] = self.inputs.dwi_file
+        if self.inputs.repol:
+            found = replace_slices(dwi, motion, encodings=encodings, field=field)
+            self._results["record"] |= found.as_metadata()
+            if found.replaced:
+                out = save_image(found.data, dwi.affine, folder / "replaced.nii.gz")
+                self._results["dwi_file"] = str(out)
         return runtime
 
 
@@ -99,7 +116,7 @@ def save_motion(
         "motion_file": str(folder / "motion.tsv"),
         "outliers_file": str(folder / "outliers.npy"),
         "confounds_file": str(table),
-        "confounds_record": describe_columns(columns),
+        "confounds_record": describe_columns(columns) | motion.eddy.as_metadata(),
         "motion_record": motion_record,
     }
 

@@ -217,6 +217,7 @@ class PlotCarpet(_Figure):
             np.load(self.inputs.outliers_file),
             out,
             bvals=np.loadtxt(self.inputs.bval_file),
+            eddy_shift_mm=motion.eddy.shift_mm,
         )
 
 

@@ -122,7 +122,10 @@ QUALITY = (
     "The quality of a series is summarised as the correlation of volumes that are neighbours in "
     "q-space [@yeh2019], in tables named after those of QSIPrep [@cieslak2021]."
 )
-MOTION = "Head motion is summarised as framewise displacement [@power2012]."
+MOTION = (
+    "Head motion is summarised as framewise displacement [@power2012], without the displacement "
+    "by eddy currents where it could be told from that of the head."
+)
 
 
 def is_left_to_input(stated: str) -> bool:

@@ -91,8 +91,7 @@ def plan_series(
         if series.preprocessing is None
         else SdcChoice("none", "the input is preprocessed")
     )
-    warnings = [SLOPPY_WARNING] if config.sloppy else []
-    warnings += [*session.warnings, *series.warnings]
+    warnings = [*([SLOPPY_WARNING] * config.sloppy), *session.warnings, *series.warnings]
     hmc = choose_hmc(series, gtab, engines, config.eddy_config, sdc=sdc)
     ringing = check_unringing(series) if config.unring else None
     warnings += [text for text in (sdc.warning, hmc.warning, ringing) if text is not None]
@@ -122,6 +121,7 @@ def plan_series(
         is_denoiser_named=config.denoise != "auto",
         unring=config.unring,
         unbias=config.b1_biascorrect_stage == "final",
+        repol=config.repol == "on",
         b_scaling=config.b_scaling,
         normalisation=config.normalisation,
         voxel_size_mm=config.output_resolution,

@@ -70,10 +70,9 @@ class SeriesPlan(EarlierSteps):
         What FSL's eddy is told; None if another engine corrects head motion.
     is_denoiser_named
         Whether the user named the denoiser, in place of `auto`.
-    unring
-        Whether Gibbs ringing is removed.
-    unbias
-        Whether the receive-field bias is divided out of the series.
+    unring, unbias, repol
+        Whether Gibbs ringing is removed, the receive-field bias is divided out, and lost slices
+        are replaced (built-in correction).
     b_scaling
         Reading of b-vectors whose length is not 1: `auto`, `length` or `none`.
     normalisation
@@ -120,6 +119,7 @@ class SeriesPlan(EarlierSteps):
     is_denoiser_named: bool
     unring: bool
     unbias: bool
+    repol: bool
     b_scaling: str
     normalisation: str
     voxel_size_mm: float | None

@@ -83,6 +83,7 @@ def plot_carpet(
     out: str | Path,
     *,
     bvals: ArrayLike,
+    eddy_shift_mm: ArrayLike | None = None,
 ) -> Path:
     """Draw head motion over the series, above a carpet of slice signals; return the path.
 
@@ -103,6 +104,8 @@ def plot_carpet(
         Path of the SVG to write.
     bvals
         Shape (N,), s/mm^2; slices are compared among volumes of like b-value.
+    eddy_shift_mm
+        Shape (N, 3), RAS+ mm: translation by eddy currents, drawn where any of it is known.
 
     Raises
     ------
@@ -117,21 +120,25 @@ def plot_carpet(
     flagged = np.asarray(outliers, dtype=bool)
     _check_motion(scores, fd, moved, flagged)
     eddy = eddy_terms(moved)
+    shift = np.full((len(fd), 3), np.nan) if eddy_shift_mm is None else np.asarray(eddy_shift_mm)
+    has_shift = bool(np.isfinite(shift).any())
     order = np.arange(scores.shape[1])
     with chart_style():
-        heights = [0.6, *[1.0] * (3 if eddy is None else 4), 3.0]
+        heights = [0.6, *[1.0] * (3 + has_shift + (eddy is not None)), 3.0]
         figure = Figure(figsize=(FULL_WIDTH / 100, 0.6 + sum(heights)), layout="constrained")
         axes = list(figure.subplots(len(heights), 1, sharex=True, height_ratios=heights))
         figure.align_ylabels(axes)
-        weighting, displacement, translation, rotation, *_, carpet = axes
+        weighting, displacement, translation, rotation, *of_eddy, carpet = axes
         weighting.bar(order, np.asarray(bvals), width=0.8, color="#777777")
         weighting.set_ylabel("b, s/mm²")
         _draw_displacement(displacement, order, fd)
         _draw_parameters(translation, moved[:, :3], TRANSLATIONS, label="translation, mm")
         _draw_parameters(rotation, np.rad2deg(moved[:, 3:6]), ROTATIONS, label="rotation, °")
+        if has_shift:
+            _draw_parameters(of_eddy[0], shift, TRANSLATIONS, label="eddy, mm")
         if eddy is not None:
             names = tuple(f"along {eddy[0]}, per distance along {axis}" for axis in "xyz")
-            _draw_parameters(axes[4], 1000 * eddy[1], names, label="eddy, mm/m")
+            _draw_parameters(of_eddy[-1], 1000 * eddy[1], names, label="eddy, mm/m")
         picture = _draw_slices(carpet, scores, flagged)
         figure.colorbar(
             picture,

@@ -117,6 +117,8 @@ def init_quality_wf(
         Series in ACPC.
     raw_file, bval_file, raw_bvec_file, dwi_mask_file, motion_file, outliers_file
         Merged series as acquired, with the estimates of motion; not of a preprocessed series.
+    to_acpc_file
+        Transform that resamples the reference into ACPC; likewise.
     run_kspace_extents
         Share of k-space that is filled in plane, by run; likewise.
     eddy_qc_file
@@ -148,6 +150,7 @@ def init_quality_wf(
             "bval_file": "raw_bval_file",
             "raw_bvec_file": "raw_bvec_file",
             "dwi_mask_file": "raw_mask_file",
+            "to_acpc_file": "to_acpc_file",
             "motion_file": "motion_file",
             "outliers_file": "outliers_file",
             "run_kspace_extents": "kspace_extents",

@@ -16,6 +16,8 @@ def init_builtin_wf(
 ) -> pe.Workflow:
     """Estimate one transform per volume; nothing is resampled.
 
+    Slices that lost signal are replaced by their prediction, if the plan says so.
+
     Inputs
     ------
     denoised_file, bval_file, raw_bvec_file, volumes_file
@@ -28,14 +30,14 @@ def init_builtin_wf(
     Outputs
     -------
     dwi_file, bvec_file, remaining_field_file
-        The same series, and the uncorrected distortion field.
+        The series, lost slices replaced, and the uncorrected distortion field.
     motion_file, motion_record, confounds_file, confounds_record, outliers_file
         Transforms and their description, confounds, outlier slices.
     hmc_record
         Method, with its version.
     """
     estimate = pe.Node(
-        EstimateMotion(sloppy=plan.sloppy, n_threads=resources.omp_nthreads),
+        EstimateMotion(sloppy=plan.sloppy, repol=plan.repol, n_threads=resources.omp_nthreads),
         name="estimate_motion",
         n_procs=resources.omp_nthreads,
         mem_gb=4 * plan.size_gb,
@@ -45,11 +47,14 @@ def init_builtin_wf(
         "dwi_mask_file": "mask_file",
         "field_file": "field_file",
     }
-    return wire_estimate(name, estimate, plan, images)
+    return wire_estimate(name, estimate, plan, images, gives_series=True)
 
 
 def _describe(plan: SeriesPlan) -> str:
-    return motion.name_motion(motion.N_PASSES_SLOPPY if plan.sloppy else motion.N_PASSES)
+    return motion.name_motion(
+        motion.N_PASSES_SLOPPY if plan.sloppy else motion.N_PASSES,
+        replaces_slices=plan.repol,
+    )
 
 
 ENGINE = HmcEngine(

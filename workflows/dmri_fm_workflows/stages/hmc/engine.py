@@ -47,9 +47,14 @@ class HmcEngine(Engine):
 
 
 def wire_estimate(
-    name: str, node: pe.Node, plan: SeriesPlan, images: Mapping[str, str] | None = None
+    name: str,
+    node: pe.Node,
+    plan: SeriesPlan,
+    images: Mapping[str, str] | None = None,
+    *,
+    gives_series: bool = False,
 ) -> pe.Workflow:
-    """Return the workflow of a node that estimates transforms; series and field pass unchanged.
+    """Return the workflow of a node that estimates transforms; nothing is resampled.
 
     Parameters
     ----------
@@ -62,18 +67,22 @@ def wire_estimate(
         Plan of the series.
     images
         Further inputs of the node, by field. The field in Hz is used where there is one.
+    gives_series
+        Whether the node hands on the series, `dwi_file`; else it passes unchanged.
     """
     field = {"field_file": "remaining_field_file"} if plan.sdc.has_field else {}
-    kept = {"denoised_file": "dwi_file", "raw_bvec_file": "bvec_file", **field}
+    series = {} if gives_series else {"denoised_file": "dwi_file"}
+    kept = {**series, "raw_bvec_file": "bvec_file", **field}
+    given = RESULTS | ({"dwi_file": "dwi_file"} if gives_series else {})
     taken = MERGED_FILES | {
         f: i for f, i in (images or {}).items() if f != "field_file" or plan.sdc.has_field
     }
     workflow, inputnode, outputnode = open_workflow(
-        name, taken | field, [*kept.values(), *RESULTS.values()]
+        name, taken | field, [*kept.values(), *given.values()]
     )
     workflow.connect([
         (inputnode, node, list(taken.items())),
-        (node, outputnode, list(RESULTS.items())),
+        (node, outputnode, list(given.items())),
         (inputnode, outputnode, list(kept.items())),
     ])  # fmt: skip
     return workflow
