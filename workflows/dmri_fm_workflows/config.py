@@ -10,10 +10,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
@@ -23,6 +21,7 @@ from dmri_fm_workflows.eddy_config import clean_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     GROUP_LEVEL,
+    MAX_OMP_NTHREADS,
     MODEL_FAMILIES,
     MODELS,
     NETWORKS,
@@ -38,6 +37,7 @@ from dmri_fm_workflows.options import (
     count_cpus,
     memory_gb,
     name_and_path,
+    new_run_uuid,
     option,
     plain,
 )
@@ -52,16 +52,8 @@ INPUT_TYPES = ("raw", "preprocessed")
 #: Range of voxel sizes for diffusion images of the brain, mm.
 RESOLUTION_RANGE_MM = (0.5, 5.0)
 
-#: More threads than this in one step do not pay.
-MAX_OMP_NTHREADS = 8
-
 #: Name of the work folder inside the output folder.
 DEFAULT_WORK = "work"
-
-
-def new_run_uuid() -> str:
-    """Return a name for a run that sorts by its start."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid4()}"
 
 
 @dataclass(frozen=True)
@@ -210,6 +202,13 @@ class RunConfig:
         "images that are there and not used: `fieldmaps` (all of the fmap folder), `sbref`, `t1w` "
         "(default: none)",
         choices=IGNORABLE,
+    )
+    derivatives: Path | None = option(
+        None,
+        SELECTION,
+        "derivatives of fmriprep, qsiprep or this app, whose T1w image, brain mask and transforms "
+        "to the template are taken in place of the raw T1w image",
+        stages=("anat",),
     )
     denoise: str = option(
         "auto",

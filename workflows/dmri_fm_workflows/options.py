@@ -10,8 +10,10 @@ import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import Field, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
@@ -30,6 +32,9 @@ SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS, REPORTS, GROUP_LEVEL = G
 #: Families of models, whose stages the options of `NETWORKS` decide about.
 MODEL_FAMILIES = ("tensor network", "encoder")
 
+#: More threads than this in one step do not pay.
+MAX_OMP_NTHREADS = 8
+
 #: Share of the memory that a run takes unless told otherwise; the rest is the system's.
 MEMORY_SHARE = 0.9
 
@@ -38,6 +43,11 @@ NO_ENTITY = "Query.NONE"
 
 #: Units of --mem, GB; a bare number is in megabytes.
 _MEMORY_UNITS = {"T": 1e3, "G": 1.0, "M": 1e-3, "K": 1e-6, "": 1e-3}
+
+
+def new_run_uuid() -> str:
+    """Return a name for a run that sorts by its start."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid4()}"
 
 
 def count_cpus() -> int:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from dmri_fm import __version__
 from dmri_fm.errors import DmriError
 from dmri_fm_workflows.bids import Dataset, Participant, read_dataset
+from dmri_fm_workflows.bids.given_anatomy import take_anatomy
 from dmri_fm_workflows.bids.gradient_fixes import make_fixes
 from dmri_fm_workflows.bids.preprocessed import read_preprocessed
 from dmri_fm_workflows.config import RunConfig
@@ -74,7 +75,12 @@ def run_participants(config: RunConfig) -> int:
     if config.boilerplate_only:
         remove_empty(config.work_dir)
         return _write_boilerplate(console, jobs, config.output_dir)
-    write_root_files(config.output_dir, source=config.bids_dir, source_name=dataset.name)
+    write_root_files(
+        config.output_dir,
+        source=config.bids_dir,
+        source_name=dataset.name,
+        anatomy=config.derivatives,
+    )
     publish_text(config.to_toml(), config.output_dir / "logs" / config.run_uuid / "config.toml")
     failed: list[str] = []
     methods = MethodsText(config.output_dir)
@@ -118,7 +124,7 @@ def _read(config: RunConfig) -> Dataset:
             gradient_options=config.gradient_options,
             ignored=config.ignore,
         )
-    return read_dataset(
+    dataset = read_dataset(
         config.bids_dir,
         participant_labels=labels,
         session_labels=sessions,
@@ -128,6 +134,7 @@ def _read(config: RunConfig) -> Dataset:
         ignored=config.ignore,
         gradient_fixes=make_fixes(config.gradient_fixes),
     )
+    return dataset if config.derivatives is None else take_anatomy(dataset, config.derivatives)
 
 
 def _warn_of_unused(config: RunConfig, dataset: Dataset) -> None:

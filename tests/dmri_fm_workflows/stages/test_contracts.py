@@ -35,6 +35,7 @@ from tests.dmri_fm_workflows.tiny_series import (
     make_resources,
     plan_for,
     plan_preprocessed,
+    plan_with_anatomy,
     scale_vectors,
 )
 
@@ -135,6 +136,7 @@ def list_variants(
     if name in ("init_anat_wf", "init_anat_figures_wf"):
         run = plans[0].series.runs[0]
         prepared = [plan_preprocessed(run, root, space=s, full=True) for s in ("ACPC", None)]
+        prepared.append(plan_with_anatomy(plans[0].series, root=root))
         return [
             {"plan": plan.sessions[0], "resources": resources}
             for plan in (participant_plan, *prepared)

@@ -11,6 +11,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    traits,
 )
 
 from dmri_fm.errors import ImageError
@@ -40,6 +41,7 @@ from dmri_fm_workflows.interfaces.preprocess import MaskOutputSpec
 class _TakeMaskInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="3-D image")
     mask_file = File(exists=True, mandatory=True, desc="above zero in the brain")
+    source = traits.Str("the input", usedefault=True, desc="whose mask it is, for the sidecar")
 
 
 class TakeMask(SimpleInterface):
@@ -65,7 +67,9 @@ class TakeMask(SimpleInterface):
         out = save_image(mask, image.affine, folder / "mask.nii.gz", dtype=np.uint8)
         brain = save_image(data * mask, image.affine, folder / "brain.nii.gz")
         self._results |= {"mask_file": str(out), "brain_file": str(brain)}
-        self._results["record"] = {"MaskMethod": name_given_mask(Path(self.inputs.mask_file))}
+        self._results["record"] = {
+            "MaskMethod": name_given_mask(Path(self.inputs.mask_file), self.inputs.source)
+        }
         return runtime
 
 

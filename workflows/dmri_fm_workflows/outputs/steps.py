@@ -31,7 +31,7 @@ def _masks(image: str) -> tuple[Method, ...]:
     text = f"The brain in the {image} was masked by {{method}}"
     return (
         Method("consensus of median_otsu.*deepbet", f"{text} [@garyfallidis2014; @fisch2024]."),
-        Method("taken from the input", f"The brain mask of the {image} was {{method}}."),
+        Method("taken from", f"The brain mask of the {image} was {{method}}."),
         Method("(consensus of )?median_otsu", f"{text} [@garyfallidis2014]."),
         Method("deepbet", f"{text} [@fisch2024]."),
         Method("the T1w brain", f"{text}."),
@@ -40,7 +40,26 @@ def _masks(image: str) -> tuple[Method, ...]:
 
 def _registrations(image: str) -> tuple[Method, ...]:
     text = f"The {image} was registered to the ICBM 152 template [@fonov2011]: {{method}} "
-    return (Method("affine", f"{text}[@avants2008]."),)
+    return (
+        Method("affine", f"{text}[@avants2008]."),
+        Method(
+            "taken from",
+            f"The transform of the {image} to the ICBM 152 template [@fonov2011] was {{method}}.",
+        ),
+    )
+
+
+def _anatomies() -> tuple[Method, ...]:
+    """Return the sentences about a T1w image that another pipeline prepared."""
+    text = (
+        "The T1-weighted image, corrected for intensity bias, was taken from the derivatives of "
+        "{method}"
+    )
+    return (
+        Method("(?i)[fs]mriprep", f"{text} [@esteban2019]."),
+        Method("(?i)qsiprep", f"{text} [@cieslak2021]."),
+        Method("", f"{text}."),
+    )
 
 
 _UNRINGING = "Gibbs ringing was removed by subvoxel shifts [@kellner2016] with {method}"
@@ -50,6 +69,7 @@ _COREGISTRATION = (
 
 #: Methods of the steps of a T1w image, by key of its sidecar; the first match counts.
 ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
+    "AnatomySource": _anatomies(),
     "MaskMethod": _masks("T1-weighted image"),
     "NormalisationMethod": _registrations("T1-weighted brain"),
 }
@@ -205,7 +225,7 @@ def works_of(keys: Iterable[str], sidecar: Mapping[str, Any]) -> tuple[str, ...]
     Parameters
     ----------
     keys
-        Keys of the steps of a series.
+        Keys of the steps of a T1w image or a series.
     sidecar
         Contents of a sidecar; a key that it lacks adds nothing.
 
@@ -219,11 +239,12 @@ def works_of(keys: Iterable[str], sidecar: Mapping[str, Any]) -> tuple[str, ...]
     >>> works_of(["MaskMethod"], {"MaskMethod": "median_otsu (DIPY 1.12.1), slab"})
     ('garyfallidis2014',)
     """
+    known = {**ANATOMY_STEPS, **SERIES_STEPS}
     found = [
         method.works
         for key in keys
         if key in sidecar
         for stated in str(sidecar[key]).split(_BETWEEN_RUNS)
-        if (method := _find(SERIES_STEPS[key], stated)) is not None
+        if (method := _find(known[key], stated)) is not None
     ]
     return tuple(dict.fromkeys(work for works in found for work in works))

@@ -15,7 +15,6 @@ from dmri_fm.normalise.grid import has_cubic_axes
 from dmri_fm.normalise.registration import (
     COREGISTRATION_METHOD,
     NO_COREGISTRATION,
-    name_normalisation,
 )
 from dmri_fm.preprocess.denoise import name_gibbs_removal
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
@@ -78,6 +77,8 @@ class SeriesPlan(EarlierSteps):
         Reading of b-vectors whose length is not 1: `auto`, `length` or `none`.
     normalisation
         `affine` or `syn`: the registration to the template.
+    normalisation_name
+        Entry `NormalisationMethod` of the sidecar.
     voxel_size_mm
         Requested voxel size in ACPC; None: that of the series.
     output_spaces
@@ -121,6 +122,7 @@ class SeriesPlan(EarlierSteps):
     unring: bool
     b_scaling: str
     normalisation: str
+    normalisation_name: str
     voxel_size_mm: float | None
     output_spaces: tuple[str, ...]
     tensor_volumes: tuple[int, ...]
@@ -335,11 +337,6 @@ class SeriesPlan(EarlierSteps):
         if self.is_on_t1w:
             return NO_COREGISTRATION
         return COREGISTRATION_METHOD if self.has_t1w else None
-
-    @property
-    def normalisation_name(self) -> str:
-        """Entry `NormalisationMethod` of the sidecar."""
-        return name_normalisation(self.normalisation)
 
     @property
     def stated_methods(self) -> dict[str, str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm_workflows.bids import Problem
 from dmri_fm_workflows.bids.prepared import PreparedT1w
+from dmri_fm_workflows.plan.anatomy import TemplateChoice, choose_template, name_anatomy_mask
 from dmri_fm_workflows.plan.records import SeriesPlan
 
 
@@ -30,7 +30,7 @@ class SessionPlan:
     series
         Plans of its series.
     prepared_t1w
-        What is known of the T1w image of a preprocessed dataset; None for a raw one.
+        What is known of a T1w image that was prepared before; None for a raw one.
     """
 
     label: str | None
@@ -44,8 +44,12 @@ class SessionPlan:
     @property
     def mask_name(self) -> str:
         """Entry `MaskMethod` of the sidecar of the T1w image."""
-        given = self.prepared_t1w.mask if self.prepared_t1w is not None else None
-        return name_mask("t1w") if given is None else name_given_mask(given)
+        return name_anatomy_mask(self.prepared_t1w)
+
+    @property
+    def template(self) -> TemplateChoice:
+        """Transform between the T1w image and the template."""
+        return choose_template(self.prepared_t1w, self.normalisation)
 
     @property
     def is_acpc(self) -> bool:
