@@ -38,6 +38,7 @@ def write_anatomy(
     space: str | None = None,
     sidecar: Mapping[str, object] | None = None,
     transforms: bool = False,
+    tissue: bool = False,
 ) -> Path:
     """Write a T1w image, the template's brain moved by :data:`SHIFT`, and its mask; return it.
 
@@ -59,7 +60,25 @@ def write_anatomy(
         )
     if transforms:
         write_transforms(image, SHIFT)
+    if tissue:
+        write_tissue(image)
     return image
+
+
+def write_tissue(image: Path) -> list[Path]:
+    """Write labels of BIDS and probabilities, those of the template; return their paths."""
+    template = load_template(2)
+    affine = SHIFT @ np.asarray(template.grid.affine)
+    shares = [template.gm, template.wm, 1 - template.gm - template.wm]
+    shares = [np.where(template.brain_mask, share, 0).clip(0, 1) for share in shares]
+    labels = np.where(template.brain_mask, 1 + np.argmax(shares, axis=0), 0)
+    stem = str(image).removesuffix("desc-preproc_T1w.nii.gz")
+    paths = [Path(f"{stem}dseg.nii.gz")]
+    save_image(labels, affine, paths[0], dtype=np.uint8)
+    for name, share in zip(("GM", "WM", "CSF"), shares, strict=True):
+        paths.append(Path(f"{stem}label-{name}_probseg.nii.gz"))
+        save_image(share, affine, paths[-1])
+    return paths
 
 
 def write_transforms(

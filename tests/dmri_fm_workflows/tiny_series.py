@@ -14,7 +14,12 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.transforms import write_affine
 from dmri_fm.series import load_image, save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Fieldmap, Participant, Session
-from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing, TemplateTransforms
+from dmri_fm_workflows.bids.prepared import (
+    PreparedT1w,
+    Preprocessing,
+    TemplateTransforms,
+    TissueImages,
+)
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant
@@ -174,6 +179,10 @@ def plan_with_anatomy(
     acquired = root / "raw" / "sub-01_T1w.nii.gz"
     for path in (head, mask, acquired):
         save_image(np.ones((4, 4, 4)), AFFINE, path)
+    words = ("dseg", *(f"label-{t}_probseg" for t in ("GM", "WM", "CSF")))
+    tissue = [found / f"{stem}_{word}.nii.gz" for word in words]
+    for path in tissue:
+        save_image(np.ones((4, 4, 4)), AFFINE, path)
     transforms = [found / f"{stem}_{way}_xfm.txt" for way in ("to", "from")]
     for path in transforms:
         write_affine(np.eye(4), path)
@@ -185,6 +194,7 @@ def plan_with_anatomy(
         by="fMRIPrep 23.2.1",
         acquired=acquired,
         transforms=TemplateTransforms(*transforms),
+        tissue=TissueImages(*tissue),
     )
     return plan_for(*series, root=root, prepared=prepared, **options)
 

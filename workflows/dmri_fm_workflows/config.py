@@ -206,9 +206,9 @@ class RunConfig:
     derivatives: Path | None = option(
         None,
         SELECTION,
-        "derivatives of fmriprep, qsiprep or this app, whose T1w image, brain mask and transforms "
-        "to the template are taken in place of the raw T1w image",
-        stages=("anat",),
+        "derivatives of fmriprep, qsiprep or this app, whose T1w image, brain mask, tissue and "
+        "transforms to the template are taken in place of the raw T1w image",
+        stages=("anat", "tissue"),
     )
     denoise: str = option(
         "auto",

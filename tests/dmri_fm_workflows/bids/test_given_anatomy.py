@@ -89,6 +89,26 @@ def test_transforms_to_the_template_are_taken_and_others_named(tmp_path: Path) -
     assert len(prepared.files) == 5
 
 
+def test_tissue_is_taken_whole_or_not_at_all(tmp_path: Path) -> None:
+    image = write_anatomy(tmp_path, tissue=True)
+    prepared = take_one(tmp_path).prepared_t1w
+    assert prepared is not None
+    assert prepared.tissue is not None
+    names = [p.name for p in prepared.tissue.files]
+    shares = [f"sub-01_label-{t}_probseg.nii.gz" for t in ("GM", "WM", "CSF")]
+    assert names == ["sub-01_dseg.nii.gz", *shares]
+    save_image(np.ones((4, 4, 4)), np.eye(4), prepared.tissue.wm)
+    error = only_error(tmp_path)
+    assert error.path == prepared.tissue.wm
+    assert "grid" in str(error)
+    prepared.tissue.wm.unlink()
+    session = take_one(tmp_path)
+    assert session.t1w == (image,)
+    assert session.prepared_t1w is not None
+    assert session.prepared_t1w.tissue is None
+    assert "sub-01_label-CSF_probseg.nii.gz not taken" in session.warnings[0]
+
+
 def test_anatomy_of_another_session_comes_with_a_warning(tmp_path: Path) -> None:
     first = write_anatomy(tmp_path, "sub-01_ses-a")
     found = take_anatomy(make_dataset("a", "b"), tmp_path)

@@ -49,6 +49,10 @@ FACTS = {
     },
     "fieldmap": {"B0FieldIdentifier": "gre", "EstimationMethod": "Gradient-echo field map in Hz"},
     "t1w": {"SkullStripped": False},
+    **{
+        of: {"TissueMethod": "Atropos (antspyx 0.6.3)"}
+        for of in ("dseg", "probseg_gm", "probseg_wm", "probseg_csf")
+    },
     "dwiref": {"SkullStripped": False},
     **{
         of: {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}}

@@ -34,6 +34,8 @@ def test_plan_names_what_is_taken(series: DwiSeries, tmp_path: Path) -> None:
         "sub-01_desc-preproc_T1w.nii.gz of fMRIPrep 23.2.1 (--derivatives): brain mask taken from "
         f"fMRIPrep 23.2.1: sub-01_desc-brain_mask.nii.gz, ACPC; to the template: {taken}",
         "as acquired sub-01_T1w.nii.gz: gives the position in the scanner",
+        "tissue grey matter, white matter and fluid: taken from fMRIPrep 23.2.1: "
+        "sub-01_dseg.nii.gz",
         f"to the template by that image's: {taken}",
     ):
         assert said in text, said
@@ -83,17 +85,21 @@ def test_graph_takes_instead_of_computing(
     stem = "sub-01" if space is None else f"sub-01_space-{space}"
     assert f"bids:anatomy:sub-01/anat/{stem}_desc-preproc_T1w.nii.gz" in sources
     assert "bids:raw:sub-01_T1w.nii.gz" in sources
+    tissue = workflow.get_node("session_anat_wf").get_node("tissue_wf").get_node("segment_tissue")
+    assert type(tissue.interface).__name__ == "TakeTissue"
+    assert tissue.interface.inputs.sources[0] == f"bids:anatomy:sub-01/anat/{stem}_dseg.nii.gz"
 
 
 def test_methods_text_credits_the_pipeline(series: DwiSeries, tmp_path: Path) -> None:
     processed = foresee_outputs(plan_with_anatomy(series, root=tmp_path))
-    text = " ".join(describe_steps(processed.series, processed.anatomies))
+    text = " ".join(describe_steps(processed.series, processed.anatomies, processed.tissues))
     for said in (
         "was taken from the derivatives of fMRIPrep 23.2.1 [@esteban2019].",
         "The brain mask of the T1-weighted image was taken from fMRIPrep 23.2.1: "
         "sub-01_desc-brain_mask.nii.gz.",
         "The transform of the T1-weighted brain to the ICBM 152 template [@fonov2011] was taken "
         "from fMRIPrep 23.2.1: sub-01_to_xfm.txt (affine).",
+        "The tissue of the T1-weighted image was taken from fMRIPrep 23.2.1: sub-01_dseg.nii.gz.",
     ):
         assert said in text, said
     for by, works in (("QSIPrep 1.0.1", " [@cieslak2021]."), ("own", "own.")):
@@ -108,7 +114,8 @@ def test_every_file_of_it_counts_for_a_finished_run(series: DwiSeries, tmp_path:
     assert prepared is not None
     session = Session(None, (prepared.path,), (series,), prepared_t1w=prepared)
     person = Participant("01", (session,))
-    assert set(prepared.files) <= set(input_files(person))
+    assert prepared.tissue is not None
+    assert {*prepared.files, *prepared.tissue.files} <= set(input_files(person))
     assert len(prepared.files) == 5
     before = fingerprint(person, "", version="1")
     newer = replace(session, prepared_t1w=replace(prepared, by="fMRIPrep 24.0.0"))

@@ -16,13 +16,14 @@ from dmri_fm.normalise.given_anatomy import ROUND_TRIP_MM, judge_transforms
 from dmri_fm.normalise.grid import Image3D
 from dmri_fm.normalise.registration import GOOD_DICE
 from dmri_fm.normalise.template import TEMPLATE_NAME, load_template
+from dmri_fm.normalise.tissue import TISSUES
 from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.mask_shape import load_given_mask
-from dmri_fm.series import load_image, read_array
+from dmri_fm.series import load_image, read_array, require_grid
 from dmri_fm_workflows.bids.dataset import list_participant_images
 from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
 from dmri_fm_workflows.bids.names import session_of, split_name
-from dmri_fm_workflows.bids.prepared import PreparedT1w, TemplateTransforms
+from dmri_fm_workflows.bids.prepared import PreparedT1w, TemplateTransforms, TissueImages
 from dmri_fm_workflows.bids.preprocessed.derivatives import (
     MASK,
     T1W,
@@ -137,6 +138,8 @@ class AnatomyReader:
             by=self._pipeline.shown,
             acquired=acquired,
         )
+        tissue, said = self._find_tissue(path, label)
+        prepared, warnings = replace(prepared, tissue=tissue), (*warnings, *said)
         transforms, templates = self._find_transforms(path, label)
         if transforms is not None and prepared.mask is not None:
             check_transforms(transforms, prepared.mask)
@@ -228,6 +231,35 @@ class AnatomyReader:
         shape = tuple(int(n) for n in head.shape)
         load_given_mask(fitting[0], image, shape=shape, affine=head.affine)
         return fitting[0]
+
+    def _find_tissue(self, image: Path, label: str) -> tuple[TissueImages | None, tuple[str, ...]]:
+        """Return labels and probabilities of an image, on its grid; a warning if some lack."""
+        stem = image.name.partition(".")[0].removesuffix(T1W)
+        names = [f"{stem}dseg", *(f"{stem}label-{t}_probseg" for t in TISSUES)]
+        ending = image.name.partition(".")[2]
+        listed = [image.with_name(f"{name}.{ending}") for name in names]
+        found = [path for path in listed if path.exists()]
+        if len(found) != len(names):
+            there = ", ".join(p.name for p in found)
+            return None, (
+                (f"{there} not taken: tissue needs `dseg`, and `probseg` of GM, WM and CSF.",)
+                if found
+                else ()
+            )
+        head = load_image(image, ndim=3)
+        for path in found:
+            self._check(path, label, suffix="dseg" if path == found[0] else "probseg")
+            require_grid(
+                load_image(path, ndim=3),
+                shape=tuple(int(n) for n in head.shape),
+                affine=head.affine,
+                path=path,
+                noun="segmentation",
+                expected=f"the grid of {image.name}",
+                advice="take the one that was written beside the image; or move all of them away: "
+                "the tissue is segmented here then",
+            )
+        return TissueImages(*found), ()
 
     def _find_transforms(
         self, image: Path, label: str

@@ -80,6 +80,29 @@ class TemplateTransforms:
         return "syn" if self.to_template.suffix == ".h5" else "affine"
 
 
+@dataclass(frozen=True)
+class TissueImages:
+    """Tissue segmentation of a prepared T1w image, on its grid.
+
+    Attributes
+    ----------
+    dseg
+        Labels of BIDS: 1 grey matter, 2 white matter, 3 cerebrospinal fluid.
+    gm, wm, csf
+        Probabilities.
+    """
+
+    dseg: Path
+    gm: Path
+    wm: Path
+    csf: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them, the labels first."""
+        return (self.dseg, self.gm, self.wm, self.csf)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PreparedT1w:
     """A T1-weighted image that was prepared before: of a preprocessed dataset, or `--derivatives`.
@@ -105,6 +128,8 @@ class PreparedT1w:
         Transforms to the template of this app and back; None: there are none.
     templates
         Other templates to which the derivatives lead.
+    tissue
+        Its tissue segmentation; None: there is none.
     """
 
     path: Path
@@ -116,10 +141,11 @@ class PreparedT1w:
     acquired: Path | None = None
     transforms: TemplateTransforms | None = None
     templates: tuple[str, ...] = ()
+    tissue: TissueImages | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Files that a run reads, the image first."""
+        """Files that a run reads, the image first; without the tissue."""
         listed = [self.path, self.mask, self.acquired]
         if self.transforms is not None:
             listed += [self.transforms.to_template, self.transforms.from_template]

@@ -136,7 +136,8 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
     files: list[Path] = []
     for session in participant.sessions:
         files += session.t1w
-        files += session.prepared_t1w.files if session.prepared_t1w is not None else ()
+        if (prepared := session.prepared_t1w) is not None:
+            files += (*prepared.files, *(prepared.tissue.files if prepared.tissue else ()))
         for series in session.series:
             files += series.preprocessing.files if series.preprocessing is not None else ()
             for run in (*series.runs, *series.reverse):

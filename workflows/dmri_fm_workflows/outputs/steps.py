@@ -74,6 +74,18 @@ ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
     "NormalisationMethod": _registrations("T1-weighted brain"),
 }
 
+#: Methods of the segmentation of a T1w image, likewise.
+TISSUE_STEPS: Mapping[str, tuple[Method, ...]] = {
+    "TissueMethod": (
+        Method(
+            "Atropos",
+            "The tissue of the T1-weighted image was segmented by {method} [@avants2011; "
+            "@fonov2011].",
+        ),
+        Method("taken from", "The tissue of the T1-weighted image was {method}."),
+    ),
+}
+
 #: Methods of the steps of a series, likewise, in the order of the text.
 SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
     "Denoising": (*_left("Removal of noise"), *DENOISE.methods),
@@ -163,7 +175,9 @@ def _sentence(key: str, methods: Sequence[Method], stated: str) -> str:
 
 
 def describe_steps(
-    series: Sequence[Mapping[str, Any]], anatomies: Sequence[Mapping[str, Any]] = ()
+    series: Sequence[Mapping[str, Any]],
+    anatomies: Sequence[Mapping[str, Any]] = (),
+    tissues: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """Return the sentences of the methods text about the processing steps.
 
@@ -173,6 +187,8 @@ def describe_steps(
         Sidecars of preprocessed series.
     anatomies
         Sidecars of preprocessed T1-weighted images.
+    tissues
+        Sidecars of their segmentations.
 
     Returns
     -------
@@ -196,6 +212,7 @@ def describe_steps(
     ]
     return [
         *_describe(ANATOMY_STEPS, anatomies, "T1-weighted images"),
+        *_describe(TISSUE_STEPS, tissues, "T1-weighted images"),
         *_describe(SERIES_STEPS, own, "series"),
     ]
 
@@ -239,7 +256,7 @@ def works_of(keys: Iterable[str], sidecar: Mapping[str, Any]) -> tuple[str, ...]
     >>> works_of(["MaskMethod"], {"MaskMethod": "median_otsu (DIPY 1.12.1), slab"})
     ('garyfallidis2014',)
     """
-    known = {**ANATOMY_STEPS, **SERIES_STEPS}
+    known = {**ANATOMY_STEPS, **TISSUE_STEPS, **SERIES_STEPS}
     found = [
         method.works
         for key in keys

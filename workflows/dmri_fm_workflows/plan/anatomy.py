@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dmri_fm.normalise.registration import name_normalisation
+from dmri_fm.normalise.tissue import name_tissue_method
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm_workflows.bids.prepared import PreparedT1w, TemplateTransforms
 
@@ -55,6 +56,13 @@ def choose_template(prepared: PreparedT1w | None, normalisation: str) -> Templat
         )
     name = f"taken from {prepared.by}: {found.to_template.name} ({normalisation})"
     return TemplateChoice(name, found)
+
+
+def name_tissue(prepared: PreparedT1w | None) -> str:
+    """Return the entry `TissueMethod` of the sidecars of a tissue segmentation."""
+    if prepared is None or prepared.tissue is None:
+        return name_tissue_method()
+    return f"taken from {prepared.by}: {prepared.tissue.dseg.name}"
 
 
 def name_anatomy_mask(prepared: PreparedT1w | None) -> str:

@@ -18,6 +18,7 @@ def foresee_outputs(plan: ParticipantPlan) -> Processed:
     return Processed(
         series=tuple(_foresee_series(by_path[path]) for path in sorted(by_path)),
         anatomies=tuple(_foresee_anatomy(s) for s in plan.sessions if s.t1w is not None),
+        tissues=tuple({"TissueMethod": s.tissue_name} for s in plan.sessions if s.t1w is not None),
         features=tuple(
             {"Model": {"Name": identity(encoder).title}, "Region": series.region_of(encoder)}
             for series in plan.series

@@ -6,8 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dmri_fm_workflows.bids import Problem
-from dmri_fm_workflows.bids.prepared import PreparedT1w
-from dmri_fm_workflows.plan.anatomy import TemplateChoice, choose_template, name_anatomy_mask
+from dmri_fm_workflows.bids.prepared import PreparedT1w, TissueImages
+from dmri_fm_workflows.plan.anatomy import (
+    TemplateChoice,
+    choose_template,
+    name_anatomy_mask,
+    name_tissue,
+)
 from dmri_fm_workflows.plan.records import SeriesPlan
 
 
@@ -45,6 +50,16 @@ class SessionPlan:
     def mask_name(self) -> str:
         """Entry `MaskMethod` of the sidecar of the T1w image."""
         return name_anatomy_mask(self.prepared_t1w)
+
+    @property
+    def tissue(self) -> TissueImages | None:
+        """Tissue segmentation that is taken; None: the tissue is segmented in this run."""
+        return self.prepared_t1w.tissue if self.prepared_t1w is not None else None
+
+    @property
+    def tissue_name(self) -> str:
+        """Entry `TissueMethod` of the sidecars of the segmentation."""
+        return name_tissue(self.prepared_t1w)
 
     @property
     def template(self) -> TemplateChoice:

@@ -56,11 +56,14 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
         Brain in MNI, 2 mm; template and its brain mask.
     registration_dice
         Overlap of the brain with the template's.
+    prepared_xfm_file
+        Transform that resamples the prepared image into ACPC, if its tissue is taken.
     anat_record
         Method, with its version.
     """
+    frame = ["prepared_xfm_file"] if plan.tissue is not None else []
     workflow, _, outputnode = open_workflow(
-        name, [], [*ALIGNED.values(), *REGISTERED.values(), "anat_record"]
+        name, [], [*ALIGNED.values(), *REGISTERED.values(), *frame, "anat_record"]
     )
     assert plan.t1w is not None
     prepared = plan.prepared_t1w or PreparedT1w(path=plan.t1w)
@@ -95,6 +98,7 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
         (align, outputnode, [(f, o) for f, o in ALIGNED.items() if f not in PLACED]),
         (register, outputnode, list(REGISTERED.items())),
         (merge, outputnode, [("record", "anat_record")]),
+        (align, outputnode, [("to_acpc_file", field) for field in frame]),
     ])  # fmt: skip
     if plan.template.taken is not None:
         workflow.connect(align, "to_acpc_file", register, "to_acpc_file")

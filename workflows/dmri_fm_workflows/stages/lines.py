@@ -42,6 +42,11 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
         yield "not used", f"{path.name}: one T1w image is used"
 
 
+def describe_tissue(session: SessionPlan) -> Iterator[Line]:
+    """Describe the tissue segmentation of a T1w image."""
+    yield "  tissue", f"grey matter, white matter and fluid: {session.tissue_name}"
+
+
 def describe_read(plan: SeriesPlan) -> Iterator[Line]:
     """Describe the images, and the volumes that remain of them."""
     runs, readouts_s = plan.series.runs, plan.readouts_s
