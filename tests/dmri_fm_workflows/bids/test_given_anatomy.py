@@ -67,6 +67,14 @@ def test_image_and_mask_are_taken_in_the_frame_of_their_pipeline(
     assert session.warnings == ()
 
 
+def test_what_the_sidecar_warns_of_is_passed_on(tmp_path: Path) -> None:
+    """An image that was made coarsely does not become a sound one."""
+    image = write_anatomy(tmp_path, sidecar={"Warnings": ["Made with --sloppy"]})
+    assert take_one(tmp_path).warnings == (
+        f"The sidecar of {image.name} warns: Made with --sloppy",
+    )
+
+
 def test_images_in_the_template_are_no_anatomy(tmp_path: Path) -> None:
     """fMRIPrep writes the image a second time in each output space."""
     image = write_anatomy(tmp_path)

@@ -29,6 +29,7 @@ from dmri_fm_workflows.bids.preprocessed.derivatives import (
     T1W,
     describe_pipeline,
     is_named,
+    read_warnings,
     space_of,
 )
 from dmri_fm_workflows.bids.reading import Reading
@@ -113,6 +114,8 @@ class AnatomyReader:
             If there is none, or it does not fit, or is somebody else's.
         """
         path, warnings = self._choose(label, session.label or "")
+        stated = read_warnings(self._reading.sidecars.metadata(path))
+        warnings += tuple(f"The sidecar of {path.name} warns: {w}" for w in stated)
         acquired = session.t1w[0] if session.t1w else None
         is_acpc = space_of(path) == "ACPC" or self._pipeline.is_acpc
         if acquired is None and is_acpc:

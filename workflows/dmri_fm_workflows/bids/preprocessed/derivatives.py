@@ -188,7 +188,7 @@ class _Reader:
         if not mask.exists():
             warnings.append(f"{path.name} has no brain mask ({mask.name}): one is made.")
         metadata = self._reading.sidecars.metadata(path)
-        warnings += [f"The sidecar of the input warns: {w}" for w in _read_warnings(metadata)]
+        warnings += [f"The sidecar of the input warns: {w}" for w in read_warnings(metadata)]
         return open_series(
             path,
             files,
@@ -253,7 +253,7 @@ class _Reader:
         return t1w, describe_t1w(t1w, faults)
 
 
-def _read_warnings(metadata: Mapping[str, Any]) -> list[str]:
+def read_warnings(metadata: Mapping[str, Any]) -> list[str]:
     """Return the warnings of a sidecar of this app."""
     found = metadata.get("Warnings")
     return [w for w in found if isinstance(w, str)] if isinstance(found, list) else []
