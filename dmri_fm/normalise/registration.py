@@ -344,8 +344,8 @@ def register_syn(
     to_image = compose(warp_map(warp, grid), affine_map(matrix))
     to_template = compose(affine_map(np.linalg.inv(matrix)), warp_map(inverse_warp, inverse_grid))
     displacements = (
-        _as_displacement(to_image, template.grid),
-        _as_displacement(to_template, brain.grid),
+        as_displacement(to_image, template.grid),
+        as_displacement(to_template, brain.grid),
     )
     return TemplateRegistration(to_image, displacements, matrix)
 
@@ -357,7 +357,8 @@ def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
     return lps * np.array([-1, -1, 1], np.float32), Grid((x, y, z), np.asarray(image.affine))
 
 
-def _as_displacement(point_map: PointMap, grid: Grid) -> NDArray[np.float32]:
+def as_displacement(point_map: PointMap, grid: Grid) -> NDArray[np.float32]:
+    """Return the displacement of each point of a grid, mm RAS+, shape (X, Y, Z, 3)."""
     points = grid.points()
     moved = (point_map(points) - points).astype(np.float32)
     return moved.reshape(*grid.shape, 3)

@@ -345,15 +345,15 @@ def _name_methods(names: Sequence[str]) -> str:
     return f"consensus of {', '.join(first)} and {last}" if first else last
 
 
-def name_given_mask(path: Path) -> str:
-    """Return the entry of the sidecar about a mask that was not made here.
+def name_given_mask(path: Path, by: str = "the input") -> str:
+    """Return the entry of the sidecar about a mask that was made before, by a pipeline if known.
 
     Examples
     --------
     >>> name_given_mask(Path("T1w/Diffusion/nodif_brain_mask.nii.gz"))
     'taken from the input: nodif_brain_mask.nii.gz'
     """
-    return f"taken from the input: {path.name}"
+    return f"taken from {by}: {path.name}"
 
 
 @cache

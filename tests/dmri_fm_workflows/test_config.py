@@ -15,9 +15,9 @@ from dmri_fm_workflows.request import read_options
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
     "b0_threshold", "b1_biascorrect_stage", "b_scaling", "bids_filters", "brain_masks", "denoise",
-    "device", "eddy_config", "gradient_fixes", "hmc", "ignore", "input_type", "models",
-    "normalisation", "output_resolution", "output_spaces", "random_seed", "region", "repol", "sdc",
-    "session_label", "sloppy", "unring", "weights",
+    "derivatives", "device", "eddy_config", "gradient_fixes", "hmc", "ignore", "input_type",
+    "models", "normalisation", "output_resolution", "output_spaces", "random_seed", "region",
+    "repol", "sdc", "session_label", "sloppy", "unring", "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.
@@ -66,6 +66,7 @@ FULL: dict[str, Any] = {
     "qc_exclude": ("mean_fd > 0.5",),
     "atlas": ("/data/jhu.nii.gz:/data/jhu.tsv",),
     "bundles": Path("/data/bundles"),
+    "derivatives": Path("/data/fmriprep"),
     "plugin": "SLURM",
     "plugin_args": {"sbatch_args": "--mem 4G", "max_jobs": 3},
     "dry_run": True,
@@ -78,8 +79,9 @@ FULL: dict[str, Any] = {
 
 def test_every_field_survives_toml() -> None:
     # Filters, index and corrections are refused beside a preprocessed input, and two options that
-    # each ask for one thing alone.
-    config = RunConfig(**FULL | {"input_type": "raw", "boilerplate_only": False})
+    # each ask for one thing alone, or one without the raw T1w image.
+    possible = {"input_type": "raw", "boilerplate_only": False, "ignore": ("fieldmaps", "sbref")}
+    config = RunConfig(**FULL | possible)
     assert set(FULL) == {f.name for f in fields(RunConfig)}
     assert RunConfig(**read_options(config.to_toml())) == config
 

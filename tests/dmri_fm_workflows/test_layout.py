@@ -37,8 +37,8 @@ MNI = "MNI152NLin2009aSym"
 ANATOMY = {"subject": "01"}
 SERIES = ({"subject": "01"}, {"subject": "01", "acquisition": "rot", "direction": "PA"})
 
-#: The 2009c template and tissue segmentations are not written yet.
-LATER = pytest.mark.xfail(reason="comes with segmentation and the 2009cAsym template", strict=True)
+#: The 2009c template is not written yet.
+LATER = pytest.mark.xfail(reason="comes with the 2009cAsym template", strict=True)
 
 
 def paths(output: tables.Output, scan: Mapping[str, str]) -> Iterator[str]:
@@ -69,7 +69,8 @@ def write_tree(out: Path, scans: Sequence[Mapping[str, str]] = SERIES) -> None:
         *tables.QUALITY_OUTPUTS,
         *tables.map_outputs("tensor"),
     )
-    for scan, outputs in ((ANATOMY, tables.ANAT_OUTPUTS), *((s, series) for s in scans)):
+    anatomy = (*tables.ANAT_OUTPUTS, *tables.TISSUE_OUTPUTS)
+    for scan, outputs in ((ANATOMY, anatomy), *((s, series) for s in scans)):
         for output in outputs:
             for name in paths(output, scan):
                 publish_text("", out / name)
@@ -181,12 +182,11 @@ TRANSFORM = {"datatype": "anat", "mode": "image", "suffix": "xfm"}
     [
         pytest.param(IN_ANAT | {"desc": "preproc", "suffix": ["T1w", "T2w"]}, id="acpc_preproc"),
         pytest.param(IN_ANAT | {"desc": "brain", "suffix": "mask"}, id="acpc_brain_mask"),
-        pytest.param(IN_ANAT | {"desc": None, "suffix": "dseg"}, id="acpc_seg", marks=LATER),
+        pytest.param(IN_ANAT | {"desc": None, "suffix": "dseg"}, id="acpc_seg"),
         *(
             pytest.param(
                 IN_ANAT | {"label": tissue, "suffix": "probseg"},
                 id=f"acpc_{tissue.lower()}_probseg",
-                marks=LATER,
             )
             for tissue in ("CSF", "GM", "WM")
         ),

@@ -11,9 +11,15 @@ from nipype.pipeline.engine import Workflow
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
+from dmri_fm.normalise.transforms import write_affine
 from dmri_fm.series import load_image, save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Fieldmap, Participant, Session
-from dmri_fm_workflows.bids.prepared import PreparedT1w, Preprocessing
+from dmri_fm_workflows.bids.prepared import (
+    PreparedT1w,
+    Preprocessing,
+    TemplateTransforms,
+    TissueImages,
+)
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant
@@ -161,6 +167,36 @@ def plan_preprocessed(
         input_type="preprocessed",
         **options,
     )
+
+
+def plan_with_anatomy(
+    *series: DwiSeries, root: Path, space: str | None = None, **options: object
+) -> ParticipantPlan:
+    """Plan a participant whose anatomy comes from derivatives, with affine transforms."""
+    found = root / "fmriprep" / "sub-01" / "anat"
+    stem = "sub-01" if space is None else f"sub-01_space-{space}"
+    head, mask = (found / f"{stem}_desc-{n}.nii.gz" for n in ("preproc_T1w", "brain_mask"))
+    acquired = root / "raw" / "sub-01_T1w.nii.gz"
+    for path in (head, mask, acquired):
+        save_image(np.ones((4, 4, 4)), AFFINE, path)
+    words = ("dseg", *(f"label-{t}_probseg" for t in ("GM", "WM", "CSF")))
+    tissue = [found / f"{stem}_{word}.nii.gz" for word in words]
+    for path in tissue:
+        save_image(np.ones((4, 4, 4)), AFFINE, path)
+    transforms = [found / f"{stem}_{way}_xfm.txt" for way in ("to", "from")]
+    for path in transforms:
+        write_affine(np.eye(4), path)
+    prepared = PreparedT1w(
+        path=head,
+        mask=mask,
+        is_unbiased=True,
+        is_acpc=space == "ACPC",
+        by="fMRIPrep 23.2.1",
+        acquired=acquired,
+        transforms=TemplateTransforms(*transforms),
+        tissue=TissueImages(*tissue),
+    )
+    return plan_for(*series, root=root, prepared=prepared, **options)
 
 
 def make_resources(root: Path, omp_nthreads: int = 1) -> base.Resources:

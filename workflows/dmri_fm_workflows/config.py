@@ -21,6 +21,7 @@ from dmri_fm_workflows.eddy_config import clean_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     GROUP_LEVEL,
+    MAX_OMP_NTHREADS,
     MODEL_FAMILIES,
     MODELS,
     NETWORKS,
@@ -47,9 +48,6 @@ IGNORABLE = ("fieldmaps", "sbref", "t1w")
 OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
 INPUT_TYPES = ("raw", "preprocessed")
-
-#: More threads than this in one step do not pay.
-MAX_OMP_NTHREADS = 8
 
 #: Name of the work folder inside the output folder.
 DEFAULT_WORK = "work"
@@ -208,6 +206,13 @@ class RunConfig:
         "images that are there and not used: `fieldmaps` (all of the fmap folder), `sbref`, `t1w` "
         "(default: none)",
         choices=IGNORABLE,
+    )
+    derivatives: Path | None = option(
+        None,
+        SELECTION,
+        "derivatives of fmriprep, qsiprep or this app, whose T1w image, brain mask, tissue and "
+        "transforms to the template are taken in place of the raw T1w image",
+        stages=("anat", "tissue"),
     )
     denoise: str = option(
         "auto",

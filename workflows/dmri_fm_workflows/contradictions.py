@@ -32,17 +32,18 @@ def check_preprocessed(config: RunConfig) -> None:
     asked += ["--fix-gradients"] if config.gradient_fixes else []
     asked += ["--brain-masks"] if config.brain_masks is not None else []
     asked += ["--bids-database-dir"] if config.bids_database_dir is not None else []
+    asked += ["--derivatives"] if config.derivatives is not None else []
     if asked:
         raise ConfigError(
             f"--input-type preprocessed and {', '.join(asked)}",
-            expected="no correction, no images for one, no filter and no index: such an input was "
-            "corrected before",
+            expected="no correction, no images for one, no filter, no index and no other anatomy: "
+            "such an input was corrected before, and holds its own",
             advice="leave these options out, or give the raw dataset",
         )
 
 
 def check_together(config: RunConfig) -> None:
-    """Refuse numbers that contradict each other or a scan, and options of one level or run.
+    """Refuse numbers that contradict each other or a scan, and options that exclude others.
 
     Raises
     ------
@@ -54,6 +55,11 @@ def check_together(config: RunConfig) -> None:
             f"omp_nthreads is {config.omp_nthreads}, nprocs is {config.nprocs}",
             expected="no more threads in one step than processors in all",
             advice="raise --nprocs or lower --omp-nthreads",
+        )
+    if config.derivatives is not None and "t1w" in config.ignore:
+        raise ConfigError(
+            "--derivatives and --ignore t1w",
+            expected="one of them: the raw T1w image tells where the head lay, and whose it is",
         )
     if config.boilerplate_only and config.reports_only:
         raise ConfigError("--boilerplate-only and --reports-only", expected="one of them")

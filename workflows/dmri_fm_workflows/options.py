@@ -32,6 +32,9 @@ SELECTION, RESOURCES, OUTPUTS, PREPROCESSING, NETWORKS, REPORTS, GROUP_LEVEL = G
 #: Families of models, whose stages the options of `NETWORKS` decide about.
 MODEL_FAMILIES = ("tensor network", "encoder")
 
+#: More threads than this in one step do not pay.
+MAX_OMP_NTHREADS = 8
+
 #: Share of the memory that a run takes unless told otherwise; the rest is the system's.
 MEMORY_SHARE = 0.9
 
@@ -42,16 +45,16 @@ NO_ENTITY = "Query.NONE"
 _MEMORY_UNITS = {"T": 1e3, "G": 1.0, "M": 1e-3, "K": 1e-6, "": 1e-3}
 
 
+def new_run_uuid() -> str:
+    """Return a name for a run that sorts by its start."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid4()}"
+
+
 def count_cpus() -> int:
     """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def new_run_uuid() -> str:
-    """Return a name for a run that sorts by its start."""
-    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}_{uuid4()}"
 
 
 def available_memory_gb() -> float:

@@ -18,6 +18,7 @@ from dmri_fm_workflows.options import NO_ENTITY
 #: Options that are folders.
 _FOLDERS = (
     "bids_dir", "output_dir", "work_dir", "bids_database_dir", "brain_masks", "bundles",
+    "derivatives",
 )  # fmt: skip
 
 
@@ -213,7 +214,9 @@ def check_paths(config: RunConfig) -> None:
             )
         _check_apart(out, config, "output folder", "OUTPUT_DIR")
         _check_apart(work, config, "work folder", "--work-dir")
-        _check_input_safe(config)
+        _check_input_safe(config, bids, "dataset")
+        if config.derivatives is not None:
+            _check_derivatives(config, config.derivatives)
         if work == out or work in out.parents:
             raise ConfigError(
                 "the work folder holds the outputs, and is emptied after success",
@@ -256,18 +259,37 @@ def _is_within(folder: Path, other: Path) -> bool:
     return any(p.exists() and p.samefile(other) for p in (folder, *folder.parents))
 
 
-def _check_input_safe(config: RunConfig) -> None:
-    """Refuse a dataset inside a folder that the run empties, or that holds its outputs."""
-    out, bids = config.output_dir, config.bids_dir
+def _check_input_safe(config: RunConfig, folder: Path, noun: str) -> None:
+    """Refuse an input inside a folder that the run empties, or that holds its outputs."""
+    out = config.output_dir
     owned = (config.work_dir, out / "logs", out / "group", *out.glob("sub-*"))
-    holder = next((p for p in owned if p.is_dir() and _is_within(bids, p)), None)
+    holder = next((p for p in owned if p.is_dir() and _is_within(folder, p)), None)
     if holder is not None:
         raise ConfigError(
-            f"the dataset is inside {holder}, which the run writes to",
-            path=bids,
-            expected="a dataset outside of the folders of the outputs",
+            f"the {noun} is inside {holder}, which the run writes to",
+            path=folder,
+            expected=f"a {noun} outside of the folders of the outputs",
             advice="set OUTPUT_DIR or --work-dir to another folder",
         )
+
+
+def _check_derivatives(config: RunConfig, folder: Path) -> None:
+    """Refuse derivatives that are missing, or that the run would write to while it reads them."""
+    if not folder.is_dir():
+        raise InputError(
+            "the derivatives are missing" if not folder.exists() else "is not a folder",
+            path=folder,
+            expected="derivatives of fmriprep, qsiprep or this app, with sub-* folders",
+            advice="check --derivatives; in a container, that the folder is bound (-v or --bind)",
+        )
+    if config.output_dir.is_dir() and folder.samefile(config.output_dir):
+        raise ConfigError(
+            "the derivatives are the output folder",
+            path=folder,
+            expected="another folder: the run replaces files in it while it reads them",
+            advice="set OUTPUT_DIR to a new folder",
+        )
+    _check_input_safe(config, folder, "folder of the derivatives")
 
 
 def _check_apart(folder: Path, config: RunConfig, noun: str, option: str) -> None:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from dmri_fm import __version__
 from dmri_fm.errors import DmriError
 from dmri_fm_workflows.bids import Dataset, Participant, read_dataset
+from dmri_fm_workflows.bids.given_anatomy import take_anatomy
 from dmri_fm_workflows.bids.gradient_fixes import make_fixes
 from dmri_fm_workflows.bids.preprocessed import read_preprocessed
 from dmri_fm_workflows.bids.user_masks import attach_masks, count_masks
@@ -81,7 +82,12 @@ def run_participants(config: RunConfig) -> int:
     if config.boilerplate_only:
         remove_empty(config.work_dir)
         return _write_boilerplate(console, jobs, config.output_dir)
-    write_root_files(config.output_dir, source=config.bids_dir, source_name=dataset.name)
+    write_root_files(
+        config.output_dir,
+        source=config.bids_dir,
+        source_name=dataset.name,
+        anatomy=config.derivatives,
+    )
     publish_text(config.to_toml(), config.output_dir / "logs" / config.run_uuid / "config.toml")
     failed: list[str] = []
     methods = MethodsText(config.output_dir)
@@ -135,7 +141,9 @@ def _read(config: RunConfig) -> Dataset:
         ignored=config.ignore,
         gradient_fixes=make_fixes(config.gradient_fixes),
     )
-    return dataset if config.brain_masks is None else attach_masks(dataset, config.brain_masks)
+    if config.brain_masks is not None:
+        dataset = attach_masks(dataset, config.brain_masks)
+    return dataset if config.derivatives is None else take_anatomy(dataset, config.derivatives)
 
 
 def _warn_of_unused(config: RunConfig, dataset: Dataset) -> None:

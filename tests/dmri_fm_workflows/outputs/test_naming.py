@@ -22,6 +22,8 @@ MNI = "MNI152NLin2009aSym"
     [
         ("t1w", {}, f"anat/{S}_space-ACPC_desc-preproc_T1w.nii.gz"),
         ("t1w_mask", {}, f"anat/{S}_space-ACPC_desc-brain_mask.nii.gz"),
+        ("dseg", {}, f"anat/{S}_space-ACPC_dseg.nii.gz"),
+        ("probseg_wm", {}, f"anat/{S}_space-ACPC_label-WM_probseg.nii.gz"),
         ("preproc_dwi", {"space": "ACPC"}, f"dwi/{S}_space-ACPC_desc-preproc_dwi.nii.gz"),
         (
             "preproc_dwi",
@@ -124,7 +126,7 @@ def test_every_path_is_read_back_as_what_it_is():
 #: transforms as in BEP014.
 DRAFT_ORDER = (
     "sub", "ses", "acq", "ce", "rec", "dir", "run", "echo", "part", "from", "to", "mode", "space",
-    "model", "param", "chunk", "res", "desc",
+    "model", "param", "chunk", "res", "label", "desc",
 )  # fmt: skip
 
 

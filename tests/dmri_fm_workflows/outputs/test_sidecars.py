@@ -351,6 +351,13 @@ def test_dataset_description(tmp_path):
     assert inside["License"] == "CC0"
     outside = dataset_description(tmp_path / "out", source=raw, source_name="Study")
     assert outside["DatasetLinks"]["raw"] == raw.as_uri()
+    assert len(outside["SourceDatasets"]) == 1
+    given = dataset_description(
+        tmp_path / "out", source=raw, source_name="Study", anatomy=tmp_path / "fmriprep"
+    )
+    link = (tmp_path / "fmriprep").as_uri()
+    assert given["DatasetLinks"] == {"raw": raw.as_uri(), "anatomy": link}
+    assert given["SourceDatasets"] == [{"URL": raw.as_uri()}, {"URL": link}]
     assert "Container" not in outside["GeneratedBy"][0]
     assert read_container({}) is None
     with pytest.raises(ConfigError, match="DROPE_CONTAINER"):

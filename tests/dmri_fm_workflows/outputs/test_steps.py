@@ -24,6 +24,7 @@ from dmri_fm_workflows.outputs.steps import (
     ANATOMY_STEPS,
     LEFT,
     SERIES_STEPS,
+    TISSUE_STEPS,
     describe_steps,
     works_of,
 )
@@ -208,8 +209,8 @@ def test_a_method_of_another_version_is_quoted_and_credits_nobody() -> None:
 
 
 def test_records_cite_known_works_and_types_name_known_steps() -> None:
-    for steps in (SERIES_STEPS, ANATOMY_STEPS):
+    for steps in (SERIES_STEPS, ANATOMY_STEPS, TISSUE_STEPS):
         for methods in steps.values():
             assert {work for m in methods for work in m.works} <= set(load_references())
     named = {key for of in load_catalogue().types.values() for key in of.cited_steps}
-    assert named == set(SERIES_STEPS)
+    assert named == {*SERIES_STEPS, *TISSUE_STEPS, "AnatomySource"}

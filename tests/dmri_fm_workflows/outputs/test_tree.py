@@ -51,6 +51,10 @@ FACTS = {
     "noise": {"NoiseMap": "MP-PCA"},
     "residual": {"Denoising": "MP-PCA", "GibbsCorrection": "none"},
     "t1w": {"SkullStripped": False},
+    **{
+        of: {"TissueMethod": "Atropos (antspyx 0.6.3)"}
+        for of in ("dseg", "probseg_gm", "probseg_wm", "probseg_csf")
+    },
     "dwiref": {"SkullStripped": False},
     **{
         of: {"Preprocessing": {}, "Seed": 0, "Model": {"Name": "drope"}}

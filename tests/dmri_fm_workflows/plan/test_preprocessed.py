@@ -101,7 +101,7 @@ def test_methods_text_credits_no_correction() -> None:
     "asked", [{"denoise": "mppca"}, {"sdc": "pepolar"}, {"hmc": "builtin"}, {"unring": True},
               {"bids_filters": {"dwi": {"acquisition": "x"}}}, {"bids_database_dir": Path("db")},
               {"eddy_config": {"repol": True}}, {"ignore": ("fieldmaps",)},
-              {"ignore": ("sbref", "t1w")}],
+              {"ignore": ("sbref", "t1w")}, {"derivatives": Path("fmriprep")}],
 )  # fmt: skip
 def test_corrections_of_corrected_input_are_refused(asked: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="--input-type preprocessed and --"):

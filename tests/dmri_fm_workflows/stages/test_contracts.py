@@ -36,6 +36,7 @@ from tests.dmri_fm_workflows.tiny_series import (
     make_resources,
     plan_for,
     plan_preprocessed,
+    plan_with_anatomy,
     scale_vectors,
 )
 
@@ -141,11 +142,15 @@ def list_variants(
         return [{"outputs": SOME_OUTPUTS, "output_dir": root / "out", "origin": origin}]
     if name == "init_participant_wf":
         return [{"plan": participant_plan, "resources": resources}]
-    if name in ("init_anat_wf", "init_anat_figures_wf"):
+    if name in ("init_anat_wf", "init_anat_figures_wf", "init_tissue_wf"):
         run = plans[0].series.runs[0]
         prepared = [plan_preprocessed(run, root, space=s, full=True) for s in ("ACPC", None)]
+        prepared.append(plan_with_anatomy(plans[0].series, root=root))
         return [
-            {"plan": plan.sessions[0], "resources": resources}
+            {
+                "plan": plan.sessions[0],
+                "resources": replace(resources, anatomy_root=root / "fmriprep"),
+            }
             for plan in (participant_plan, *prepared)
         ]
     needs, several = NEEDS.get(name, lambda plan: True), MODEL_ARGUMENTS.get(name, [{}])

@@ -61,9 +61,51 @@ class Preprocessing:
         return tuple(p for p in listed if p is not None)
 
 
+@dataclass(frozen=True)
+class TemplateTransforms:
+    """Transforms between a prepared T1w image and the template.
+
+    Attributes
+    ----------
+    to_template, from_template
+        Files; the first resamples the image into the space of the template.
+    """
+
+    to_template: Path
+    from_template: Path
+
+    @property
+    def method(self) -> Literal["affine", "syn"]:
+        """Sort of the transform, as `--normalisation` names it."""
+        return "syn" if self.to_template.suffix == ".h5" else "affine"
+
+
+@dataclass(frozen=True)
+class TissueImages:
+    """Tissue segmentation of a prepared T1w image, on its grid.
+
+    Attributes
+    ----------
+    dseg
+        Labels of BIDS: 1 grey matter, 2 white matter, 3 cerebrospinal fluid.
+    gm, wm, csf
+        Probabilities.
+    """
+
+    dseg: Path
+    gm: Path
+    wm: Path
+    csf: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them, the labels first."""
+        return (self.dseg, self.gm, self.wm, self.csf)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PreparedT1w:
-    """A T1-weighted image of a preprocessed dataset.
+    """A T1-weighted image that was prepared before: of a preprocessed dataset, or `--derivatives`.
 
     Attributes
     ----------
@@ -77,6 +119,17 @@ class PreparedT1w:
         Whether its intensity bias was corrected.
     is_acpc
         Whether it lies on the axes of a template.
+    by
+        Pipeline whose derivatives hold it, for texts; empty: it comes with the series.
+    acquired
+        T1w image of the raw dataset, which tells where the head lay and whose it is; None: the
+        dataset has none.
+    transforms
+        Transforms to the template of this app and back; None: there are none.
+    templates
+        Other templates to which the derivatives lead.
+    tissue
+        Its tissue segmentation; None: there is none.
     """
 
     path: Path
@@ -84,3 +137,16 @@ class PreparedT1w:
     is_brain: bool = False
     is_unbiased: bool = False
     is_acpc: bool = False
+    by: str = ""
+    acquired: Path | None = None
+    transforms: TemplateTransforms | None = None
+    templates: tuple[str, ...] = ()
+    tissue: TissueImages | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files that a run reads, the image first; without the tissue."""
+        listed = [self.path, self.mask, self.acquired]
+        if self.transforms is not None:
+            listed += [self.transforms.to_template, self.transforms.from_template]
+        return tuple(path for path in listed if path is not None)

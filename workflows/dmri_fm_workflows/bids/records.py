@@ -283,7 +283,7 @@ class Session:
     age
         Age of the participant, as far as a table states it.
     prepared_t1w
-        The T1-weighted image of a preprocessed dataset, the only one of `t1w`; None for a raw one.
+        The T1-weighted image that was prepared before, the only one of `t1w`; None for a raw one.
     user_t1w_mask
         Brain mask that the user gave for the first image of `t1w`, or None.
     """

@@ -137,6 +137,7 @@ class Job:
             bids_root=self.dataset.root,
             output_dir=self.config.output_dir,
             omp_nthreads=self.config.omp_nthreads,
+            anatomy_root=self.config.derivatives and self.config.derivatives.resolve(),
         )
         return init_participant_wf(self.plan, resources)
 

@@ -123,7 +123,7 @@ def fingerprint(
           for i in (*series.runs, *series.reverse)],
          [[f.method, f.images, f.metadata, f.problem] for f in series.fieldmaps],
          *([p.by, p.space, p.gradients, p.is_nominal] if (p := series.preprocessing) else []),
-         *([t.is_brain, t.is_unbiased, t.is_acpc] if (t := session.prepared_t1w) else [])]
+         *([t.is_brain, t.is_unbiased, t.is_acpc, t.by] if (t := session.prepared_t1w) else [])]
         for session in participant.sessions
         for series in session.series
     ]  # fmt: skip
@@ -136,8 +136,8 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
     files: list[Path] = []
     for session in participant.sessions:
         files += session.t1w
-        if session.prepared_t1w is not None and session.prepared_t1w.mask is not None:
-            files.append(session.prepared_t1w.mask)
+        if (prepared := session.prepared_t1w) is not None:
+            files += (*prepared.files, *(prepared.tissue.files if prepared.tissue else ()))
         files += [] if session.user_t1w_mask is None else [session.user_t1w_mask]
         for series in session.series:
             files += [] if series.user_mask is None else [series.user_mask.path]

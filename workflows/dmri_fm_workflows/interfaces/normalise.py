@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import (
@@ -33,6 +34,7 @@ from dmri_fm.normalise.grid import (
 from dmri_fm.normalise.local_rotation import local_rotations
 from dmri_fm.normalise.registration import (
     COREGISTRATION_METHOD,
+    TemplateRegistration,
     coregister,
     describe_dice,
     name_normalisation,
@@ -103,14 +105,21 @@ def write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
     }
 
 
-class _TemplateInputSpec(BaseInterfaceInputSpec):
+class TemplateInputSpec(BaseInterfaceInputSpec):
+    """A brain in ACPC, and how it reaches the template."""
+
     brain_file = File(exists=True, mandatory=True, desc="brain in ACPC")
     mask_file = File(exists=True, mandatory=True, desc="its mask")
+
+
+class _RegisterInputSpec(TemplateInputSpec):
     method = traits.Enum("affine", "syn", mandatory=True, desc="registration")
     sloppy = traits.Bool(False, usedefault=True, desc="few iterations of the warp")
 
 
-class _TemplateOutputSpec(TraitedSpec):
+class TemplateOutputSpec(TraitedSpec):
+    """Transforms to the template, and the images on its grid."""
+
     to_mni_file = File(exists=True, desc="transform that resamples ACPC into MNI")
     from_mni_file = File(exists=True, desc="its inverse")
     brain_file = File(exists=True, desc="brain in MNI, 2 mm")
@@ -123,45 +132,49 @@ class _TemplateOutputSpec(TraitedSpec):
 class RegisterTemplate(SimpleInterface):
     """Register a brain in ACPC to the template."""
 
-    input_spec = _TemplateInputSpec
-    output_spec = _TemplateOutputSpec
+    input_spec = _RegisterInputSpec
+    output_spec = TemplateOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        template = load_template(2)
         brain, mask = open_image(self.inputs.brain_file), open_image(self.inputs.mask_file)
         registered = register_template(
-            brain, template, method=self.inputs.method, is_coarse=self.inputs.sloppy
+            brain, load_template(2), method=self.inputs.method, is_coarse=self.inputs.sloppy
         )
-        folder = Path(runtime.cwd)
-        if registered.displacement_mm is None:
-            to_mni = write_affine(registered.matrix, folder / "to_mni.txt")
-            from_mni = write_affine(np.linalg.inv(registered.matrix), folder / "from_mni.txt")
-        else:
-            forward, backward = registered.displacement_mm
-            to_mni = write_warp(forward, template.grid, folder / "to_mni.h5")
-            from_mni = write_warp(backward, brain.grid, folder / "from_mni.h5")
-        in_mni = resample_image(
-            brain.data, brain.affine, template.grid, target2source=registered.template2image
-        )
-        dice = registration_dice(mask, template, template2image=registered.template2image)
-        for name, data in (
-            ("brain_file", in_mni),
-            ("template_file", template.t1),
-            ("template_mask_file", template.brain_mask.astype(np.float32)),
-        ):
-            out = save_image(data, template.grid.affine, folder / f"mni_{name[:-5]}.nii.gz")
-            self._results[name] = str(out)
-        self._results |= {
-            "to_mni_file": str(to_mni),
-            "from_mni_file": str(from_mni),
-            "dice": dice,
-            "record": {
-                "NormalisationMethod": name_normalisation(self.inputs.method),
-                "NormalisationDice": round(dice, 4),
-                "Warnings": describe_dice(dice),
-            },
-        }
+        name = name_normalisation(self.inputs.method)
+        self._results |= write_registration(registered, brain, mask, Path(runtime.cwd), name=name)
         return runtime
+
+
+def write_registration(
+    registered: TemplateRegistration, brain: Image3D, mask: Image3D, folder: Path, *, name: str
+) -> dict[str, Any]:
+    """Write the outputs of :class:`TemplateOutputSpec`; `name` is the method, for the sidecar."""
+    template = load_template(2)
+    if registered.displacement_mm is None:
+        to_mni = write_affine(registered.matrix, folder / "to_mni.txt")
+        from_mni = write_affine(np.linalg.inv(registered.matrix), folder / "from_mni.txt")
+    else:
+        forward, backward = registered.displacement_mm
+        to_mni = write_warp(forward, template.grid, folder / "to_mni.h5")
+        from_mni = write_warp(backward, brain.grid, folder / "from_mni.h5")
+    in_mni = resample_image(
+        brain.data, brain.affine, template.grid, target2source=registered.template2image
+    )
+    dice = registration_dice(mask, template, template2image=registered.template2image)
+    results: dict[str, Any] = {"to_mni_file": str(to_mni), "from_mni_file": str(from_mni)}
+    for field, data in (
+        ("brain_file", in_mni),
+        ("template_file", template.t1),
+        ("template_mask_file", template.brain_mask.astype(np.float32)),
+    ):
+        out = save_image(data, template.grid.affine, folder / f"mni_{field[:-5]}.nii.gz")
+        results[field] = str(out)
+    record = {
+        "NormalisationMethod": name,
+        "NormalisationDice": round(dice, 4),
+        "Warnings": describe_dice(dice),
+    }
+    return results | {"dice": dice, "record": record}
 
 
 class _CoregisterInputSpec(BaseInterfaceInputSpec):

@@ -11,6 +11,7 @@ from nipype.interfaces.base import (
     File,
     SimpleInterface,
     TraitedSpec,
+    traits,
 )
 
 from dmri_fm.errors import ImageError
@@ -40,6 +41,7 @@ from dmri_fm_workflows.interfaces.preprocess import MaskOutputSpec, save_mask
 class _TakeMaskInputSpec(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc="3-D image")
     mask_file = File(exists=True, mandatory=True, desc="above zero in the brain")
+    source = traits.Str("the input", usedefault=True, desc="whose mask it is, for the sidecar")
 
 
 class TakeMask(SimpleInterface):
@@ -62,7 +64,9 @@ class TakeMask(SimpleInterface):
                 advice="move it away: the brain is masked anew then",
             )
         self._results |= save_mask(mask, read_array(image), image.affine, Path(runtime.cwd))
-        self._results["record"] = {"MaskMethod": name_given_mask(Path(self.inputs.mask_file))}
+        self._results["record"] = {
+            "MaskMethod": name_given_mask(Path(self.inputs.mask_file), self.inputs.source)
+        }
         return runtime
 
 

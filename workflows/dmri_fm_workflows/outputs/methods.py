@@ -42,6 +42,8 @@ class Processed:
         Sidecars of preprocessed series.
     anatomies
         Sidecars of preprocessed T1-weighted images.
+    tissues
+        Sidecars of their segmentations.
     features
         Sidecars of scan features.
     models
@@ -52,6 +54,7 @@ class Processed:
 
     series: tuple[Mapping[str, Any], ...] = ()
     anatomies: tuple[Mapping[str, Any], ...] = ()
+    tissues: tuple[Mapping[str, Any], ...] = ()
     features: tuple[Mapping[str, Any], ...] = ()
     models: tuple[str, ...] = ()
     has_quality: bool = False
@@ -61,6 +64,7 @@ class Processed:
         return Processed(
             (*self.series, *other.series),
             (*self.anatomies, *other.anatomies),
+            (*self.tissues, *other.tissues),
             (*self.features, *other.features),
             tuple(name for name in IDENTITIES if name in (*self.models, *other.models)),
             self.has_quality or other.has_quality,
@@ -89,6 +93,7 @@ def find_processed(paths: Collection[Path]) -> Processed:
     return Processed(
         read("*_space-ACPC_desc-preproc_dwi.json"),
         read("*_space-ACPC_desc-preproc_T1w.json"),
+        read("*_space-ACPC_dseg.json"),
         read("*_desc-scan_features.json"),
         tuple(name for name, model in IDENTITIES.items() if model.label in labels),
         any(path.match("*_desc-image_qc.tsv") for path in paths),
@@ -106,7 +111,9 @@ def describe_methods(processed: Processed) -> str:
     return str(
         Template(text, keep_trailing_newline=True).render(
             bias=BIAS if any("MaskMethod" in s for s in sidecars) else "",
-            steps=" ".join(describe_steps(processed.series, processed.anatomies)),
+            steps=" ".join(
+                describe_steps(processed.series, processed.anatomies, processed.tissues)
+            ),
             models=describe_models(processed.models),
             regions=describe_regions(processed.features),
             quality=_describe_quality(processed),

@@ -32,6 +32,7 @@ ENTITY_KEYS: Mapping[str, str] = MappingProxyType(
         "param": "param",
         "chunk": "chunk",
         "resolution": "res",
+        "label": "label",
         "desc": "desc",
     }
 )

@@ -18,6 +18,7 @@ from dmri_fm.json_files import read_object
 from dmri_fm.project import DISTRIBUTION, source_url
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.publish import publish_json, publish_text
+from dmri_fm_workflows.outputs.sources import ANATOMY, RAW
 from dmri_fm_workflows.outputs.tsv import format_table
 
 APP_NAME = DISTRIBUTION
@@ -76,11 +77,17 @@ def generated_by() -> dict[str, str]:
     return {"Name": APP_NAME, "Version": __version__, **code}
 
 
+def _link_to(dataset: Path, out: Path) -> str:
+    """Return the link to a dataset: relative from inside it, as the folder travels with it."""
+    return os.path.relpath(dataset, out) if dataset in out.parents else dataset.as_uri()
+
+
 def dataset_description(
     out: str | Path,
     *,
     source: str | Path,
     source_name: str,
+    anatomy: str | Path | None = None,
     source_description: Mapping[str, Any] | None = None,
     container: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def dataset_description(
 
     Parameters
     ----------
-    out, source, source_name
+    out, source, source_name, anatomy
         As for :func:`write_root_files`.
     source_description
         `dataset_description.json` of the raw dataset, for licence and DOI.
@@ -97,8 +104,8 @@ def dataset_description(
     """
     known = source_description or {}
     out, source = Path(out).absolute(), Path(source).absolute()
-    # An output folder inside the dataset travels with it; elsewhere only the full path is safe.
-    link = os.path.relpath(source, out) if source in out.parents else source.as_uri()
+    link = _link_to(source, out)
+    others = {} if anatomy is None else {ANATOMY: _link_to(Path(anatomy).absolute(), out)}
     generator: dict[str, Any] = generated_by() | {
         "Description": "Corrected diffusion MRI, with maps and features of the models that file "
         "names state (`model-<label>`)",
@@ -113,8 +120,8 @@ def dataset_description(
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
         "GeneratedBy": [generator],
-        "SourceDatasets": [origin],
-        "DatasetLinks": {"raw": link},
+        "SourceDatasets": [origin, *({"URL": url} for url in others.values())],
+        "DatasetLinks": {RAW: link, **others},
         "HowToAcknowledge": "Cite the works listed in logs/CITATION.md.",
     }
     if isinstance(known.get("License"), str):
@@ -175,6 +182,7 @@ def write_root_files(
     *,
     source: str | Path,
     source_name: str,
+    anatomy: str | Path | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> None:
     """Write description, README, CHANGES, `.bidsignore` and `descriptions.*`.
@@ -187,6 +195,8 @@ def write_root_files(
         Folder of the raw dataset.
     source_name
         Its name.
+    anatomy
+        Folder of the derivatives whose anatomy is taken, or None.
     environ
         Where :data:`CONTAINER_VARIABLE` is looked up; the process's environment by default.
 
@@ -203,6 +213,7 @@ def write_root_files(
             out,
             source=source,
             source_name=source_name,
+            anatomy=anatomy,
             source_description=_read_description(source),
             container=container,
         ),

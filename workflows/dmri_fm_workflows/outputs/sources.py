@@ -13,8 +13,11 @@ from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.naming import OutputName, identify
 
-#: Word of `maps.yaml` for the raw images of a scan.
+#: Word of `maps.yaml` for the raw images of a scan; name of the link to their dataset.
 RAW = "raw"
+
+#: Name of the link to the derivatives whose anatomy is taken.
+ANATOMY = "anatomy"
 
 
 def raw_uri(path: str | Path, root: str | Path) -> str:
@@ -32,6 +35,17 @@ def raw_uri(path: str | Path, root: str | Path) -> str:
             "file is outside the raw dataset", path=path, expected=f"a path below {root}"
         ) from None
     return f"bids:raw:{relative.as_posix()}"
+
+
+def anatomy_uri(path: str | Path, root: str | Path) -> str:
+    """Return the BIDS URI of a file of the derivatives whose anatomy is taken.
+
+    Examples
+    --------
+    >>> anatomy_uri("/data/fmriprep/sub-01/anat/sub-01_T1w.nii.gz", "/data/fmriprep")
+    'bids:anatomy:sub-01/anat/sub-01_T1w.nii.gz'
+    """
+    return f"bids:{ANATOMY}:{Path(path).relative_to(root).as_posix()}"
 
 
 def derivative_uri(path: str | PurePath) -> str:

@@ -33,7 +33,7 @@ def _masks(image: str) -> tuple[Method, ...]:
     return (
         Method("consensus of median_otsu.*deepbet", f"{text} [@garyfallidis2014; @fisch2024]."),
         Method(USER_MASK, f"The brain mask of the {image} was {{method}}."),
-        Method("taken from the input", f"The brain mask of the {image} was {{method}}."),
+        Method("taken from", f"The brain mask of the {image} was {{method}}."),
         Method("(consensus of )?median_otsu", f"{text} [@garyfallidis2014]."),
         Method("deepbet", f"{text} [@fisch2024]."),
         Method("the T1w brain", f"{text}."),
@@ -42,7 +42,26 @@ def _masks(image: str) -> tuple[Method, ...]:
 
 def _registrations(image: str) -> tuple[Method, ...]:
     text = f"The {image} was registered to the ICBM 152 template [@fonov2011]: {{method}} "
-    return (Method("affine", f"{text}[@avants2008]."),)
+    return (
+        Method("affine", f"{text}[@avants2008]."),
+        Method(
+            "taken from",
+            f"The transform of the {image} to the ICBM 152 template [@fonov2011] was {{method}}.",
+        ),
+    )
+
+
+def _anatomies() -> tuple[Method, ...]:
+    """Return the sentences about a T1w image that another pipeline prepared."""
+    text = (
+        "The T1-weighted image, corrected for intensity bias, was taken from the derivatives of "
+        "{method}"
+    )
+    return (
+        Method("(?i)[fs]mriprep", f"{text} [@esteban2019]."),
+        Method("(?i)qsiprep", f"{text} [@cieslak2021]."),
+        Method("", f"{text}."),
+    )
 
 
 _UNRINGING = "Gibbs ringing was removed by subvoxel shifts [@kellner2016] with {method}"
@@ -52,8 +71,21 @@ _COREGISTRATION = (
 
 #: Methods of the steps of a T1w image, by key of its sidecar; the first match counts.
 ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
+    "AnatomySource": _anatomies(),
     "MaskMethod": _masks("T1-weighted image"),
     "NormalisationMethod": _registrations("T1-weighted brain"),
+}
+
+#: Methods of the segmentation of a T1w image, likewise.
+TISSUE_STEPS: Mapping[str, tuple[Method, ...]] = {
+    "TissueMethod": (
+        Method(
+            "Atropos",
+            "The tissue of the T1-weighted image was segmented by {method} [@avants2011; "
+            "@fonov2011].",
+        ),
+        Method("taken from", "The tissue of the T1-weighted image was {method}."),
+    ),
 }
 
 #: Methods of the steps of a series, likewise, in the order of the text.
@@ -152,7 +184,9 @@ def _sentence(key: str, methods: Sequence[Method], stated: str) -> str:
 
 
 def describe_steps(
-    series: Sequence[Mapping[str, Any]], anatomies: Sequence[Mapping[str, Any]] = ()
+    series: Sequence[Mapping[str, Any]],
+    anatomies: Sequence[Mapping[str, Any]] = (),
+    tissues: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """Return the sentences of the methods text about the processing steps.
 
@@ -162,6 +196,8 @@ def describe_steps(
         Sidecars of preprocessed series.
     anatomies
         Sidecars of preprocessed T1-weighted images.
+    tissues
+        Sidecars of their segmentations.
 
     Returns
     -------
@@ -185,6 +221,7 @@ def describe_steps(
     ]
     return [
         *_describe(ANATOMY_STEPS, anatomies, "T1-weighted images"),
+        *_describe(TISSUE_STEPS, tissues, "T1-weighted images"),
         *_describe(SERIES_STEPS, own, "series"),
     ]
 
@@ -214,7 +251,7 @@ def works_of(keys: Iterable[str], sidecar: Mapping[str, Any]) -> tuple[str, ...]
     Parameters
     ----------
     keys
-        Keys of the steps of a series.
+        Keys of the steps of a T1w image or a series.
     sidecar
         Contents of a sidecar; a key that it lacks adds nothing.
 
@@ -228,11 +265,12 @@ def works_of(keys: Iterable[str], sidecar: Mapping[str, Any]) -> tuple[str, ...]
     >>> works_of(["MaskMethod"], {"MaskMethod": "median_otsu (DIPY 1.12.1), slab"})
     ('garyfallidis2014',)
     """
+    known = {**ANATOMY_STEPS, **TISSUE_STEPS, **SERIES_STEPS}
     found = [
         method.works
         for key in keys
         if key in sidecar
         for stated in str(sidecar[key]).split(_BETWEEN_RUNS)
-        if (method := _find(SERIES_STEPS[key], stated)) is not None
+        if (method := _find(known[key], stated)) is not None
     ]
     return tuple(dict.fromkeys(work for works in found for work in works))

@@ -13,6 +13,7 @@ from dmri_fm.tensor_design import describe_widening, determines_tensor, select_s
 from dmri_fm_workflows.bids import DwiSeries, Participant, Problem, Session
 from dmri_fm_workflows.bids.names import session_of
 from dmri_fm_workflows.config import RunConfig
+from dmri_fm_workflows.plan.anatomy import choose_template
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.plan.hmc import choose_hmc
 from dmri_fm_workflows.plan.records import SLOPPY_WARNING, SeriesPlan
@@ -124,6 +125,7 @@ def plan_series(
         repol=config.repol == "on",
         b_scaling=config.b_scaling,
         normalisation=config.normalisation,
+        normalisation_name=choose_template(session.prepared_t1w, config.normalisation).name,
         voxel_size_mm=config.output_resolution,
         output_spaces=tuple(dict.fromkeys(("ACPC", *config.output_spaces))),
         tensor_volumes=tuple(int(i) for i in volumes),

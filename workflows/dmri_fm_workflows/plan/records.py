@@ -15,7 +15,6 @@ from dmri_fm.normalise.grid import has_cubic_axes
 from dmri_fm.normalise.registration import (
     COREGISTRATION_METHOD,
     NO_COREGISTRATION,
-    name_normalisation,
 )
 from dmri_fm.preprocess.denoise import name_gibbs_removal
 from dmri_fm.preprocess.dwiref import name_bias_correction
@@ -77,6 +76,8 @@ class SeriesPlan(EarlierSteps):
         Reading of b-vectors whose length is not 1: `auto`, `length` or `none`.
     normalisation
         `affine` or `syn`: the registration to the template.
+    normalisation_name
+        Entry `NormalisationMethod` of the sidecar.
     voxel_size_mm
         Requested voxel size in ACPC; None: that of the series.
     output_spaces
@@ -122,6 +123,7 @@ class SeriesPlan(EarlierSteps):
     repol: bool
     b_scaling: str
     normalisation: str
+    normalisation_name: str
     voxel_size_mm: float | None
     output_spaces: tuple[str, ...]
     tensor_volumes: tuple[int, ...]
@@ -343,11 +345,6 @@ class SeriesPlan(EarlierSteps):
         if self.is_on_t1w:
             return NO_COREGISTRATION
         return COREGISTRATION_METHOD if self.has_t1w else None
-
-    @property
-    def normalisation_name(self) -> str:
-        """Entry `NormalisationMethod` of the sidecar."""
-        return name_normalisation(self.normalisation)
 
     @property
     def stated_methods(self) -> dict[str, str]:

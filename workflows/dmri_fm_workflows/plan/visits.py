@@ -5,10 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm.preprocess.user_mask import USER_MASK
 from dmri_fm_workflows.bids import Problem
-from dmri_fm_workflows.bids.prepared import PreparedT1w
+from dmri_fm_workflows.bids.prepared import PreparedT1w, TissueImages
+from dmri_fm_workflows.plan.anatomy import (
+    TemplateChoice,
+    choose_template,
+    name_anatomy_mask,
+    name_tissue,
+)
 from dmri_fm_workflows.plan.records import SeriesPlan
 
 
@@ -31,7 +36,7 @@ class SessionPlan:
     series
         Plans of its series.
     prepared_t1w
-        What is known of the T1w image of a preprocessed dataset; None for a raw one.
+        What is known of a T1w image that was prepared before; None for a raw one.
     user_t1w_mask
         Brain mask that the user gave for the T1w image, or None.
     """
@@ -50,8 +55,22 @@ class SessionPlan:
         """Entry `MaskMethod` of the sidecar of the T1w image."""
         if self.user_t1w_mask is not None:
             return USER_MASK
-        given = self.prepared_t1w.mask if self.prepared_t1w is not None else None
-        return name_mask("t1w") if given is None else name_given_mask(given)
+        return name_anatomy_mask(self.prepared_t1w)
+
+    @property
+    def tissue(self) -> TissueImages | None:
+        """Tissue segmentation that is taken; None: the tissue is segmented in this run."""
+        return self.prepared_t1w.tissue if self.prepared_t1w is not None else None
+
+    @property
+    def tissue_name(self) -> str:
+        """Entry `TissueMethod` of the sidecars of the segmentation."""
+        return name_tissue(self.prepared_t1w)
+
+    @property
+    def template(self) -> TemplateChoice:
+        """Transform between the T1w image and the template."""
+        return choose_template(self.prepared_t1w, self.normalisation)
 
     @property
     def is_acpc(self) -> bool:

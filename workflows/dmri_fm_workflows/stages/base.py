@@ -56,11 +56,14 @@ class Resources:
         Root of the output dataset.
     omp_nthreads
         Threads a node may use.
+    anatomy_root
+        Root of the derivatives whose anatomy is taken, or None.
     """
 
     bids_root: Path
     output_dir: Path
     omp_nthreads: int
+    anatomy_root: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

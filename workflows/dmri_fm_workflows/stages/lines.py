@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from dmri_fm.identity import DIRECTION_CHOICES, REGIONS, identity
-from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.bids import EpiImage
 from dmri_fm_workflows.eddy_config import eddy_arguments
@@ -22,18 +21,31 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
     prepared = session.prepared_t1w
     unbiased = prepared is not None and prepared.is_unbiased
     is_given = session.user_t1w_mask is not None or (prepared is not None and prepared.mask)
+    by = f" of {prepared.by} (--derivatives)" if prepared is not None and prepared.by else ""
     steps = [
         *([] if unbiased else ["bias correction (N4)"]),
         f"brain mask {'' if is_given else 'by '}{session.mask_name}",
         "in ACPC already" if session.is_acpc else "ACPC",
     ]
+    template = session.template
+    why = f" (made here: {template.reason})" if template.reason else ""
     yield (
         "T1w image",
-        f"{session.t1w.name}: {', '.join(steps)}; to the template: "
-        f"{name_normalisation(session.normalisation)}",
+        f"{session.t1w.name}{by}: {', '.join(steps)}; to the template: {template.name}{why}",
     )
+    if prepared is not None and prepared.acquired is not None:
+        yield (
+            "  as acquired",
+            f"{prepared.acquired.name}: gives the position in the scanner, by rigid registration; "
+            "another head is an error",
+        )
     for path in session.unused_t1w:
         yield "not used", f"{path.name}: one T1w image is used"
+
+
+def describe_tissue(session: SessionPlan) -> Iterator[Line]:
+    """Describe the tissue segmentation of a T1w image."""
+    yield "  tissue", f"grey matter, white matter and fluid: {session.tissue_name}"
 
 
 def describe_read(plan: SeriesPlan) -> Iterator[Line]:

@@ -120,6 +120,12 @@ ANAT_OUTPUTS = (
     _transform("anat_xfm", "from_mni_file", MNI, ACPC),
 )
 
+#: Outputs of the tissue stage.
+TISSUE_OUTPUTS = tuple(
+    Output(of, (f"{of}_file",), ACPC, "tissue_record")
+    for of in ("dseg", "probseg_gm", "probseg_wm", "probseg_csf")
+)
+
 #: Outputs of the stage of the distortion field.
 FIELD_OUTPUTS = (Output("fieldmap", ("acpc_field_file",), ACPC, "field_record"),)
 

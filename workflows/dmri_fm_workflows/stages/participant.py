@@ -13,7 +13,7 @@ from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
 from dmri_fm.gradient_files import B0_THRESHOLD_KEY
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
 from dmri_fm_workflows.interfaces.records import MergeRecords
-from dmri_fm_workflows.outputs.sources import raw_uri
+from dmri_fm_workflows.outputs.sources import anatomy_uri, raw_uri
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.base import (
     Resources,
@@ -65,7 +65,7 @@ def _init_session_anat_wf(subject: str, session: SessionPlan, resources: Resourc
     sources = connect_stages(workflow, SESSION_STAGES, session, resources, {})
     origin = Origin(
         entities=entities,
-        sources=[raw_uri(session.t1w, resources.bids_root)],
+        sources=_list_sources(session, resources),
         normalisation=session.normalisation,
         anat_entities=entities,
         is_t1w_brain=session.prepared_t1w is not None and session.prepared_t1w.is_brain,
@@ -73,6 +73,20 @@ def _init_session_anat_wf(subject: str, session: SessionPlan, resources: Resourc
     sources["record"] = sources["anat_record"]
     _connect_outputs(workflow, SESSION_STAGES, sources, [ACPC], resources, origin)
     return workflow
+
+
+def _list_sources(session: SessionPlan, resources: Resources) -> list[str]:
+    """Return the BIDS URIs of the files that the anatomy of a session is made from."""
+    assert session.t1w is not None
+    root, prepared = resources.anatomy_root, session.prepared_t1w
+    if prepared is None or root is None:
+        return [raw_uri(session.t1w, resources.bids_root)]
+    return [
+        anatomy_uri(path, root)
+        if path.is_relative_to(root)
+        else raw_uri(path, resources.bids_root)
+        for path in prepared.files
+    ]
 
 
 def _anat_entities(subject: str, session: str | None) -> dict[str, str]:

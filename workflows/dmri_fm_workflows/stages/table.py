@@ -38,6 +38,7 @@ from dmri_fm_workflows.stages.lines import (
     describe_read,
     describe_sdc,
     describe_tensor,
+    describe_tissue,
 )
 from dmri_fm_workflows.stages.merge import (
     init_mask_wf,
@@ -56,6 +57,7 @@ from dmri_fm_workflows.stages.outputs import (
     NOISE_OUTPUTS,
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
+    TISSUE_OUTPUTS,
     figure_outputs,
     map_outputs,
 )
@@ -65,6 +67,7 @@ from dmri_fm_workflows.stages.quality import (
     init_quality_wf,
 )
 from dmri_fm_workflows.stages.tensor import init_tensor_wf, network_stage
+from dmri_fm_workflows.stages.tissue import init_tissue_wf
 
 #: Stages of the T1w image of a session.
 SESSION_STAGES = (
@@ -74,6 +77,13 @@ SESSION_STAGES = (
         outputs=ANAT_OUTPUTS,
         record="anat_record",
         describe=describe_anat,
+    ),
+    Stage(
+        name="tissue",
+        builder=init_tissue_wf,
+        outputs=TISSUE_OUTPUTS,
+        record="tissue_record",
+        describe=describe_tissue,
     ),
     Stage(
         name="figures",

@@ -138,7 +138,7 @@ class _Reader:
         """Return the sessions with a series that can be used."""
         images, faults = list_participant_images(folder, self._reading)
         self.problems += [Problem(self.label, fault) for fault in faults]
-        found = [p for p in images if p.parent.name == "dwi" and _ends(p, SERIES)]
+        found = [p for p in images if p.parent.name == "dwi" and is_named(p, SERIES)]
         sessions = []
         for session in sorted({session_of(path) for path in found}):
             if self._reading.includes(session):
@@ -149,8 +149,8 @@ class _Reader:
     def _read_session(
         self, session: str, found: Sequence[Path], images: Sequence[Path]
     ) -> list[Session]:
-        space = next((s for s in SPACES if any(_space(p) == s for p in found)), None)
-        chosen = [p for p in found if _space(p) == space]
+        space = next((s for s in SPACES if any(space_of(p) == s for p in found)), None)
+        chosen = [p for p in found if space_of(p) == space]
         opened: list[DwiSeries] = []
         for path in chosen:
             try:
@@ -188,7 +188,7 @@ class _Reader:
         if not mask.exists():
             warnings.append(f"{path.name} has no brain mask ({mask.name}): one is made.")
         metadata = self._reading.sidecars.metadata(path)
-        warnings += [f"The sidecar of the input warns: {w}" for w in _read_warnings(metadata)]
+        warnings += [f"The sidecar of the input warns: {w}" for w in read_warnings(metadata)]
         return open_series(
             path,
             files,
@@ -217,12 +217,12 @@ class _Reader:
         """Return the T1w image in the space of the series, of this session or of none."""
         if "t1w" in self._reading.ignored:
             return None, ()
-        candidates = [p for p in images if p.parent.name == "anat" and _ends(p, T1W)]
+        candidates = [p for p in images if p.parent.name == "anat" and is_named(p, T1W)]
         for source in dict.fromkeys((session, "")):
             here = [p for p in candidates if session_of(p) == source]
-            named = [p for p in here if _space(p) == space and space is not None]
+            named = [p for p in here if space_of(p) == space and space is not None]
             # The T1w image that `space-T1w` means has no `space` in its name.
-            bare = [p for p in here if _space(p) is None]
+            bare = [p for p in here if space_of(p) is None]
             if fitting := named or (bare if space != "ACPC" or self._pipeline.is_acpc else []):
                 return self._open_t1w(fitting[0], is_acpc=bool(named) and space == "ACPC")
         return None, (
@@ -253,24 +253,26 @@ class _Reader:
         return t1w, describe_t1w(t1w, faults)
 
 
-def _read_warnings(metadata: Mapping[str, Any]) -> list[str]:
+def read_warnings(metadata: Mapping[str, Any]) -> list[str]:
     """Return the warnings of a sidecar of this app."""
     found = metadata.get("Warnings")
     return [w for w in found if isinstance(w, str)] if isinstance(found, list) else []
 
 
-def _ends(path: Path, end: str) -> bool:
+def is_named(path: Path, end: str) -> bool:
+    """Tell whether a file's name, without extension, ends so."""
     return path.name.partition(".")[0].endswith(end)
 
 
-def _space(path: Path) -> str | None:
+def space_of(path: Path) -> str | None:
+    """Return the label of `space` in a file's name, or None."""
     return split_name(path)[0].get("space")
 
 
 def _other_space(path: Path, chosen: Sequence[Path]) -> LayoutError:
     used = chosen[0].name if chosen else "there is none"
     return LayoutError(
-        f"a preprocessed series in space {_space(path) or 'of its own'}",
+        f"a preprocessed series in space {space_of(path) or 'of its own'}",
         path=path,
         expected="space-ACPC, space-T1w or no `space`, the same for all series of a session "
         f"({used})",
