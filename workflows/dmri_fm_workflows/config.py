@@ -15,8 +15,8 @@ from typing import Any
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
-from dmri_fm.identity import DEFAULT_MODELS, REGIONS, identity
-from dmri_fm_workflows.contradictions import check_preprocessed, check_together
+from dmri_fm.identity import DEFAULT_MODELS, REGIONS
+from dmri_fm_workflows.contradictions import check_preprocessed, check_together, check_weights
 from dmri_fm_workflows.eddy_config import clean_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
@@ -347,13 +347,7 @@ class RunConfig:
             if f.metadata and (choices := f.metadata["settings"]["choices"]):
                 value = getattr(self, f.name)
                 check_choice(f.name, value if isinstance(value, tuple) else [value], choices)
-        for name in self.models:
-            if not identity(name).is_packaged and name not in self.weights:
-                raise ConfigError(
-                    f"no weights of {name} ship with this software",
-                    expected=f"--weights {name}=FILE.safetensors",
-                    advice="name a file of weights, or leave the model out",
-                )
+        check_weights(self)
         if self.is_preprocessed:
             check_preprocessed(self)
         for name in ("nprocs", "omp_nthreads", "mem_gb"):

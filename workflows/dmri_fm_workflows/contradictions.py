@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dmri_fm.errors import ConfigError
+from dmri_fm.identity import identity
 
 if TYPE_CHECKING:
     from dmri_fm_workflows.config import RunConfig
@@ -75,3 +76,20 @@ def check_together(config: RunConfig) -> None:
             f"output_resolution is {config.output_resolution:g} mm",
             expected=f"{low:g} to {high:g} mm",
         )
+
+
+def check_weights(config: RunConfig) -> None:
+    """Refuse models that ship without weights, and for which none are named.
+
+    Raises
+    ------
+    ConfigError
+        If there is such a model.
+    """
+    for name in config.models:
+        if not identity(name).is_packaged and name not in config.weights:
+            raise ConfigError(
+                f"no weights of {name} ship with this software",
+                expected=f"--weights {name}=FILE.safetensors",
+                advice="name a file of weights, or leave the model out",
+            )
