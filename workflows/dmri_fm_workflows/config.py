@@ -350,9 +350,6 @@ class RunConfig:
         check_weights(self)
         if self.is_preprocessed:
             check_preprocessed(self)
-        for name in ("nprocs", "omp_nthreads", "mem_gb"):
-            if getattr(self, name) <= 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}", expected="more than 0")
         check_together(self)
         check_b0_threshold(self.b0_threshold)
         object.__setattr__(self, "eddy_config", clean_eddy_config(self.eddy_config))

@@ -51,6 +51,9 @@ def check_together(config: RunConfig) -> None:
     ConfigError
         If there are such options.
     """
+    for name in ("nprocs", "omp_nthreads", "mem_gb"):
+        if getattr(config, name) <= 0:
+            raise ConfigError(f"{name} is {getattr(config, name)}", expected="more than 0")
     if config.omp_nthreads > config.nprocs:
         raise ConfigError(
             f"omp_nthreads is {config.omp_nthreads}, nprocs is {config.nprocs}",
