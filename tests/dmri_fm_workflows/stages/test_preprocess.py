@@ -112,14 +112,14 @@ def test_zero_filled_images_are_refused_for_what_the_user_named(
     assert init_read_wf(plan, RESOURCES).get_node("validate").inputs.unfit_if_filled == refused
 
 
-def test_a_repair_is_suggested_for_a_single_run(tmp_path: Path) -> None:
+def test_a_repair_is_suggested_for_each_run(tmp_path: Path) -> None:
     first = make_run(tmp_path, "run-1", "j")
     first = replace(first, metadata={"StationName": "MR1"}, entities={"acquisition": "a"})
     for runs in ((first,), (first, make_run(tmp_path, "run-2", "j"))):
         plan = plan_for(make_series(*runs), tmp_path, Engines("none", ("none",), "none"))
         check = init_gradient_check_wf(plan, RESOURCES).get_node("check_gradients")
         known = {"Orientation": "RAS", "StationName": "MR1", "acquisition": "a"}
-        assert check.inputs.conditions == (known if len(runs) == 1 else {})
+        assert check.inputs.conditions == [known, {"Orientation": "RAS"}][: len(runs)]
         assert check.inputs.source_bvec_files == [str(run.bvec) for run in runs]
 
 

@@ -272,8 +272,8 @@ def describe_columns(columns: Sequence[str]) -> dict[str, dict[str, Any]]:
 
     Examples
     --------
-    >>> describe_columns(["trans_x", "no_such"])
-    {'trans_x': {'Description': 'Head translation, left to right (RAS+)', 'Units': 'mm'}}
+    >>> describe_columns(["rot_x", "no_such"])
+    {'rot_x': {'Description': 'Head rotation about the left-right axis (RAS+)', 'Units': 'rad'}}
     """
     return {name: match[1] for name in columns if (match := _find_column(name))}
 
