@@ -119,7 +119,8 @@ def test_a_repair_is_suggested_for_each_run(tmp_path: Path) -> None:
         plan = plan_for(make_series(*runs), tmp_path, Engines("none", ("none",), "none"))
         check = init_gradient_check_wf(plan, RESOURCES).get_node("check_gradients")
         known = {"Orientation": "RAS", "StationName": "MR1", "acquisition": "a"}
-        assert check.inputs.conditions == [known, {"Orientation": "RAS"}][: len(runs)]
+        other = {"Orientation": "RAS", "acquisition": ""}
+        assert check.inputs.conditions == [known, other][: len(runs)]
         assert check.inputs.source_bvec_files == [str(run.bvec) for run in runs]
 
 
