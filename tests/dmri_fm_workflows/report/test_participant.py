@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +48,15 @@ def test_methods_name_the_networks_that_wrote_something(
         assert (word in text) == (word in words)
 
 
-def _state(out: Path, label: str, facts: dict[str, str]) -> Path:
+def test_no_lost_slices_are_said_to_be_none(tmp_path: Path) -> None:
+    _state(tmp_path, "01", {"SlicesReplaced": {}, "SlicesLostNotReplaced": {"3": [7, 8]}})
+    (page,) = write_participant_pages(tmp_path, "01", dataset="x", run=summarise_run("", []))
+    text = page.read_text(encoding="utf-8")
+    assert ">none<" in text[text.index("Slices replaced") : text.index("Lost slices")]
+    assert "3: 7, 8" in text[text.index("Lost slices") :]
+
+
+def _state(out: Path, label: str, facts: dict[str, Any]) -> Path:
     path = out / output_path({"subject": label}, "preproc_dwi", space="ACPC", extension=".json")
     publish_text(json.dumps(facts), path)
     return path

@@ -188,9 +188,9 @@ def _in_words(value: Any) -> str:
     if isinstance(value, dict):
         # A measure with a summary, or a value for each file.
         told = "; ".join(f"{name}: {_in_words(part)}" for name, part in value.items())
-        return str(value.get("Summary") or told)
+        return str(value.get("Summary") or told or "none")
     if isinstance(value, list):
-        return ", ".join(map(_in_words, value))
+        return ", ".join(map(_in_words, value)) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
