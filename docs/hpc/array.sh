@@ -15,6 +15,7 @@
 #SBATCH --mem=10G
 #SBATCH --time=04:00:00
 #SBATCH --output=drope-%A_%a.out
+#SBATCH --open-mode=append
 #$ -N drope
 #$ -S /bin/bash
 #$ -cwd

@@ -15,7 +15,7 @@ from nipype.interfaces import utility as niu
 
 from dmri_fm.errors import OutputError
 from dmri_fm_workflows.execution import pool
-from dmri_fm_workflows.execution.graph import read_crash
+from dmri_fm_workflows.execution.graph import describe_node, read_crash
 from dmri_fm_workflows.execution.usage import join_iterations
 
 
@@ -44,6 +44,37 @@ def test_killed_worker_ends_the_run_with_a_crash_file(
         workflow.run(plugin=runner)
     (crash,) = tmp_path.glob("crash*.txt")
     assert "terminated abruptly" in crash.read_text()
+
+
+def refuse(path: str) -> str:
+    """Raise what a reader raises."""
+    from dmri_fm.errors import ImageError
+
+    raise ImageError("is damaged", path=path, expected="a sound image")
+
+
+@pytest.mark.timeout(120)
+def test_iteration_that_fails_is_named_by_its_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "_PRELOAD", [])
+    node = pe.MapNode(niu.Function(function=refuse, output_names=["out"]), ["path"], "validate")
+    node.inputs.path = ["one.nii", "other.nii"]
+    read = pe.Workflow(name="read_wf")
+    scan = pe.Workflow(name="dwi_acq_a_wf")
+    whole = pe.Workflow(name="sub_01_wf", base_dir=str(tmp_path))
+    read.add_nodes([node])
+    scan.add_nodes([read])
+    whole.add_nodes([scan])
+    whole.config["execution"].update({"crashdump_dir": str(tmp_path), "crashfile_format": "txt"})
+    runner = pool.ProcessPoolPlugin(plugin_args={"n_procs": 2, "memory_gb": 4})
+    with pytest.raises(Exception, match=r"2 raised"):
+        whole.run(plugin=runner)
+    read_back = [read_crash(path) for path in tmp_path.glob("crash*.txt")]
+    assert read_back
+    for name, message in read_back:
+        assert describe_node(name) == ("acq-a", "read: validate")
+        assert "is damaged" in message
 
 
 def name_temporary_folder() -> str:

@@ -217,6 +217,11 @@ _ADVICE = (
 )
 
 
+#: Folder of an iteration of a MapNode, below that of the node; its name in the file lacks the
+#: workflow that the node is in.
+_ITERATION = re.compile(r"^Working directory: .*/(sub_[^/]+_wf/.+)/mapflow/_", re.MULTILINE)
+
+
 def read_crash(path: Path) -> tuple[str, str]:
     """Return the node's full name and the final error of a nipype crash file."""
     # The traceback of the interface itself stands indented by tabs inside that of the node.
@@ -225,6 +230,8 @@ def read_crash(path: Path) -> tuple[str, str]:
         (line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("Node:")),
         path.stem,
     )
+    if iteration := _ITERATION.search(text):
+        node = iteration[1].replace("/", ".")
     message: list[str] = []
     for line in text.splitlines():
         if match := _LAST_ERROR.match(line):
