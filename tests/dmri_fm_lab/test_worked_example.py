@@ -74,6 +74,7 @@ def test_from_derivatives_to_statistics(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(5400)  # twelve participants: half an hour on two processors
 def test_from_scans_to_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for words in read_commands("Scans and derivatives"):

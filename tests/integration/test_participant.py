@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
     RunApp = Callable[..., tuple[int, str]]
 
-pytestmark = pytest.mark.realdata
+# The first test waits for the run of all scanners, which has 50 minutes.
+pytestmark = [pytest.mark.realdata, pytest.mark.timeout(3600)]
 
 ROOT = Path(__file__).resolve().parents[2]
 
