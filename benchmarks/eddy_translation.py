@@ -88,8 +88,7 @@ def simulate(
     poses[:, :6] = head
     linear = rng.normal(0, 0.01, (3, 3))
     for k, encoding in enumerate(encodings):
-        axis, sign = encoding.axis_and_sign()
-        column = sign * affine[:3, axis] * encoding.readout_s
+        column = encoding.mm_per_hz(affine)
         along = column / np.linalg.norm(column)
         # The field has 1 mm of deviation at 2 mm of voxel size.
         slope = np.linalg.norm(column) / 0.1 * linear @ q[k]
@@ -151,8 +150,7 @@ def measure(series: Series, affine: NDArray[np.float64]) -> tuple[float, float, 
     """Return the mean FD of the head, of the poses as found, and of the poses without eddy, mm."""
     about = {"encodings": series.encodings, "runs": series.runs}
     eddy = separate_eddy(series.poses, series.gtab, affine=affine, **about)
-    head = series.poses.copy()
-    head[:, :3] -= np.nan_to_num(eddy.shift_mm)
+    head = eddy.taken_from(series.poses)
     starts = np.flatnonzero(np.diff(series.runs, prepend=-1)).tolist()
     found = head_displacement(head, series.gtab, **about)
     known = np.isfinite(found)

@@ -32,6 +32,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.normalise.grid import Grid, resample_image
 from dmri_fm.normalise.template import load_template
 from dmri_fm.series import save_image
+from dmri_fm_lab.simulate import spread_directions
 
 #: Option of prctl: orphans below this process become its children, so that their time counts.
 PR_SET_CHILD_SUBREAPER = 36
@@ -46,10 +47,7 @@ SIGNALS, NOISE = (500.0, 650.0, 1300.0), 20.0
 def make_table(n_volumes: int) -> GradientTable:
     """Return a table of a tenth b=0 and two shells, spread over a sphere."""
     n = n_volumes - n_volumes // 10
-    height = 1 - 2 * (np.arange(n) + 0.5) / n
-    turn = np.pi * (1 + np.sqrt(5)) * np.arange(n)
-    across = np.sqrt(1 - height**2)
-    bvecs = np.stack([np.cos(turn) * across, np.sin(turn) * across, height], axis=1)
+    bvecs = spread_directions(np.random.default_rng(0), n)
     bvals = np.where(np.arange(n) % 2, 1000.0, 2000.0)
     empty = np.zeros(n_volumes - n)
     return GradientTable(

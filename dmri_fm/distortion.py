@@ -69,6 +69,22 @@ class PhaseEncoding(NamedTuple):
             )
         return axis, -1 if direction.endswith("-") else 1
 
+    def mm_per_hz(self, affine: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the displacement per Hz of off-resonance, shape (3,), RAS+ mm.
+
+        Parameters
+        ----------
+        affine
+            Shape (4, 4), voxel to RAS+ mm, of the image.
+
+        Raises
+        ------
+        ConfigError
+            If the direction is none that BIDS has.
+        """
+        axis, sign = self.axis_and_sign()
+        return np.asarray(sign * self.readout_s * affine[:3, axis])
+
 
 class FieldShift(NamedTuple):
     """Displacement of a volume per Hz of the distortion field.
@@ -214,10 +230,8 @@ class DistortionField:
 
     def _step_mm(self, encoding: PhaseEncoding, affine: ArrayLike | None) -> NDArray[np.float64]:
         """Return the displacement per Hz, RAS+ mm."""
-        affine = self.affine if affine is None else np.asarray(affine, dtype=np.float64)
-        axis, sign = encoding.axis_and_sign()
-        step: NDArray[np.float64] = sign * encoding.readout_s * affine[:3, axis]
-        return step
+        own = self.affine if affine is None else np.asarray(affine, dtype=np.float64)
+        return encoding.mm_per_hz(own)
 
 
 def correct_image(

@@ -10,8 +10,8 @@ opposite phase encoding share them: the displacement changes its sign with the p
 motion does not.
 
 What is equal in all volumes of a shell is no function of the direction. It may be eddy currents,
-or the position of the shell on the b=0 reference, which is found for each shell apart: it is
-reported, and does not count as motion.
+or the position of the shell on the b=0 reference, which is found for each shell apart: it does
+not count as motion.
 """
 
 from __future__ import annotations
@@ -85,6 +85,12 @@ class EddyTranslation:
     def is_known(self) -> bool:
         """Whether any was told apart."""
         return bool(np.isfinite(self.hz).any())
+
+    def taken_from(self, poses: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return poses, (N, 6 or more), without what is known of it: those of the head."""
+        head = poses.copy()
+        head[:, :3] -= np.nan_to_num(self.shift_mm)
+        return head
 
     def as_columns(self) -> NDArray[np.float64]:
         """Return the values of :data:`EDDY_NAMES`, shape (N, 4)."""
@@ -174,7 +180,7 @@ def separate_eddy(
     terms = choose_terms(gtab, encodings, runs)
     if not terms.names:
         return EddyTranslation.unknown(len(gtab), str(terms.reason))
-    mm_per_hz = _mm_per_hz(encodings, affine)
+    mm_per_hz = np.array([encoding.mm_per_hz(affine) for encoding in encodings])
     size = np.linalg.norm(mm_per_hz, axis=1, keepdims=True)
     along = mm_per_hz / size
     # The head moved in the linear field as well: t = h + along * (shift + slope . h).
@@ -211,13 +217,10 @@ class ShellOffsets:
     unknown
         Volumes behind a change of shell that happens too seldom: whether the head moved there
         cannot be told.
-    largest_mm
-        Length of the largest offset of translation, mm; None without a known one.
     """
 
     offsets: NDArray[np.float64]
     unknown: tuple[int, ...]
-    largest_mm: float | None
 
 
 def find_shell_offsets(
@@ -247,23 +250,10 @@ def find_shell_offsets(
     if known.shape[1]:
         kept = rows[~touches_rare]
         offsets = known @ _fit_robustly(_steps(known, kept), _steps(poses[:, :6], kept))
-    lengths = np.linalg.norm(offsets[:, :3], axis=1)
     return ShellOffsets(
         offsets=offsets,
         unknown=tuple(int(n) for n in rows[touches_rare]),
-        largest_mm=float(lengths.max()) if known.shape[1] else None,
     )
-
-
-def _mm_per_hz(
-    encodings: Sequence[PhaseEncoding], affine: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the displacement per Hz of every volume, (N, 3), RAS+ mm."""
-    columns = []
-    for encoding in encodings:
-        axis, sign = encoding.axis_and_sign()
-        columns.append(sign * encoding.readout_s * affine[:3, axis])
-    return np.array(columns)
 
 
 def _terms(gtab: GradientTable) -> NDArray[np.float64]:

@@ -198,8 +198,7 @@ def estimate_motion(
         logger.warning("%d volumes could not be registered", len(lost))
     of_run = stretches if runs is None else np.asarray(runs)
     eddy = separate_eddy(poses, gtab, encodings=encodings, affine=dwi.affine, runs=of_run)
-    head = poses.copy()
-    head[:, :3] -= np.nan_to_num(eddy.shift_mm)
+    head = eddy.taken_from(poses)
     return MotionEstimate(
         xfms=np.stack([scene.matrix_of(p) for p in poses]),
         is_outlier=find_outlier_slices(scene, poses, gtab),

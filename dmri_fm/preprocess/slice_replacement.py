@@ -178,9 +178,7 @@ class _Places:
             return np.zeros((len(points), 3))
         at = self.voxels_of(points).T
         hz = map_coordinates(self.field.hz, at, order=1, mode="nearest")
-        axis, sign = self.encodings[n].axis_and_sign()
-        step = sign * self.encodings[n].readout_s * self.dwi.affine[:3, axis]
-        return np.asarray(hz[:, None] * step)
+        return np.asarray(hz[:, None] * self.encodings[n].mm_per_hz(self.dwi.affine))
 
 
 def _by_volume(slices: Sequence[tuple[int, int]]) -> dict[str, list[int]]:
