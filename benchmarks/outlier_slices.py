@@ -4,7 +4,7 @@ Usage: python benchmarks/outlier_slices.py DWI BVAL BVEC
 
 The poses of the volumes are estimated once. Then slices of weighted volumes, one in fifty of
 those that hold brain, lose a share of their signal, and are looked for. Slices that are called
-lost in the scan as it is do not count. Printed by lost share: sensitivity (lost slices that are
+lost before that do not count. Printed by lost share: sensitivity (lost slices that are
 found), specificity (others that are not called lost), and the error of the signal in lost slices,
 over the mean signal of the brain, before and after they are replaced.
 """
@@ -47,7 +47,7 @@ def main() -> int:
     judged = np.zeros_like(motion.is_outlier)
     judged[np.ix_(weighted, slices)] = True
     judged &= ~motion.is_outlier
-    print(f"{int(motion.is_outlier.sum())} slices are called lost in the scan as it is")
+    print(f"{int(motion.is_outlier.sum())} slices are called lost before any is spoilt")
     print("| lost signal | sensitivity | specificity | error before | error after |")
     print("|---|---|---|---|---|")
     for loss in LOSSES:

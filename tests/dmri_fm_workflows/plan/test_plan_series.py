@@ -155,7 +155,7 @@ def test_reasons_for_experimental_maps_are_planned(
     lines = list(stage_lines(found))
     assert [text for label, text in lines if label == "  experimental"] == [*found.network_reasons]
     assert "noise map" in dict(lines)  # an output, whoever reads it
-    assert found.has_noise_maps == (hmc != "eddy")
+    assert found.reads_noise_maps == (hmc != "eddy")
     ages = {None: "unknown", 0.5: "below 2 years", 30.0: "at least 2 years"}
     assert found.age_check == ages[years]
 

@@ -75,7 +75,7 @@ def test_frame_of_the_vectors_goes_into_the_graph(tmp_path: Path) -> None:
 def test_networks_are_experimental_and_have_no_noise_map(tmp_path: Path) -> None:
     (plan,) = plan_preprocessed(make_run(tmp_path / "raw", "AP"), tmp_path).series
     assert plan.networks
-    assert not plan.has_noise_maps
+    assert not plan.reads_noise_maps
     assert "preprocessed by QSIPrep 1.0.1, interpolated again" in plan.network_reasons[0]
     assert set(plan.not_measured) >= {"mean_fd", "snr_b0", "raw_neighbor_corr"}
 

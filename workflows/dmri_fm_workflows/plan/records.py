@@ -279,7 +279,7 @@ class SeriesPlan(EarlierSteps):
         return self.sdc.has_field and not self.is_resampled_by_hmc
 
     @property
-    def has_noise_maps(self) -> bool:
+    def reads_noise_maps(self) -> bool:
         """Whether tensor networks read the noise maps of the runs."""
         return bool(self.networks) and self.is_raw_for_networks
 

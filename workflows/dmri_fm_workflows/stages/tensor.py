@@ -116,7 +116,7 @@ def init_tensor_network_wf(
     label, maps = label_of(network), plan.maps[network]
     predict = _predict_node(plan, network)
     given = {"chosen_file": "chosen_file", "choice_file": "choice_file"}
-    if plan.has_noise_maps:
+    if plan.reads_noise_maps:
         given |= {"chosen_noise_file": "noise_file", "noise_record": "noise_record"}
     compare = pe.Node(PlotComparison(model=network), name="plot_comparison")
     workflow = _maps_wf(
