@@ -8,13 +8,16 @@ undistorted image is recovered from distorted image i as::
 
 and u minimises, over all voxels::
 
-    1/2 (corrected_1 - corrected_2)^2 + alpha/2 |grad u|^2 + beta phi(rho_i du/dx)
+    1/2 (corrected_1 - corrected_2)^2 + alpha/2 |grad u|^2 + gamma/2 (Laplacian u)^2
+        + beta phi(rho_i du/dx)
 
 where phi grows without bound as the Jacobian nears 0 or 2. T_1 is the identity; T_2, a rigid
 head movement between the two images, is estimated in turn with u. Levels run from coarse to
 fine; on each, Gauss-Newton steps are solved by preconditioned conjugate gradients.
 
-The formulation follows Ruthotto et al. 2012, doi:10.1088/0031-9155/57/18/5715.
+The formulation follows Ruthotto et al. 2012, doi:10.1088/0031-9155/57/18/5715, which has no
+term of the Laplacian: with it, noise bends the field less than with a larger alpha, and large
+fields are flattened less (`benchmarks/reverse_pair.py`).
 """
 
 from __future__ import annotations
@@ -33,15 +36,15 @@ from torch import Tensor
 
 from dmri_fm.preprocess.pair_level import (
     BARRIER,
-    SMOOTHNESS,
     PairImage,
     PairLevel,
     PairState,
     barrier,
     difference,
     difference_transposed,
-    laplacian,
     resize_field,
+    roughness,
+    roughness_diagonal,
 )
 
 logger = logging.getLogger(__name__)
@@ -195,19 +198,19 @@ def _newton_step(level: PairLevel, displacement: Tensor, state: PairState) -> Te
         curvature += BARRIER * rho * rho * phi.curvature
     residual = state.residual
 
-    gradient = local * residual + SMOOTHNESS * laplacian(displacement, level.spacing)
+    gradient = local * residual + roughness(displacement, level.spacing)
     gradient += difference_transposed(along * residual + slope, axis, spacing)
 
     def hessian(v: Tensor) -> Tensor:
         slope_v = difference(v, axis, spacing)
         change = local * v + along * slope_v
-        out = local * change + SMOOTHNESS * laplacian(v, level.spacing)
+        out = local * change + roughness(v, level.spacing)
         out += difference_transposed(along * change + curvature * slope_v, axis, spacing)
         return out
 
     strength = F.avg_pool3d((along**2 + curvature)[None, None], 3, stride=1, padding=1)[0, 0]
     diagonal = local**2 + strength * (0.5 / spacing**2)
-    diagonal += SMOOTHNESS * float((2.0 / level.spacing**2).sum())
+    diagonal += roughness_diagonal(level.spacing)
     return _conjugate_gradients(hessian, -gradient, diagonal)
 
 

@@ -262,7 +262,7 @@ def test_real_pairs_match_after_correction(data_dir: Path, subject: str, readout
     down, _ = mean_b0(Path(f"{stem}_dir-PA_dwi.nii.gz"))
     result = estimate(up, down, affine, readouts_s=(readout_s, readout_s))
     assert result.similarity_before < 0.7
-    assert result.similarity_after > 0.99
+    assert result.similarity_after > 0.985
 
 
 @pytest.mark.slow
