@@ -66,15 +66,13 @@ class MotionEstimate:
     eddy: EddyTranslation
 
 
-def name_motion(n_passes: int = N_PASSES, *, replaces_slices: bool = False) -> str:
+def name_motion(n_passes: int = N_PASSES) -> str:
     """Return the name of :func:`estimate_motion` in the sidecar.
 
     Parameters
     ----------
     n_passes
         Passes against predictions.
-    replaces_slices
-        Whether :func:`dmri_fm.preprocess.slice_replacement.replace_slices` follows.
 
     Examples
     --------
@@ -82,8 +80,7 @@ def name_motion(n_passes: int = N_PASSES, *, replaces_slices: bool = False) -> s
     'registration to leave-one-out tensor predictions, 1 pass'
     """
     passes = f"{n_passes} {'pass' if n_passes == 1 else 'passes'}"
-    replaced = ", lost slices replaced by a Gaussian process" if replaces_slices else ""
-    return f"registration to leave-one-out tensor predictions, {passes}{replaced}"
+    return f"registration to leave-one-out tensor predictions, {passes}"
 
 
 def no_motion(n_volumes: int, n_slices: int) -> MotionEstimate:
@@ -147,7 +144,6 @@ def estimate_motion(
     runs: Sequence[int] | None = None,
     n_passes: int = N_PASSES,
     sloppy: bool = False,
-    replaces_slices: bool = False,
     n_threads: int = 1,
 ) -> MotionEstimate:
     """Estimate head motion and eddy currents.
@@ -170,8 +166,6 @@ def estimate_motion(
         Passes against leave-one-out predictions.
     sloppy
         One such pass on fewer points: for tests.
-    replaces_slices
-        Whether the outliers will be replaced: it changes the name of the method alone.
     n_threads
         Volumes registered at once; the result does not depend on it.
 
@@ -192,7 +186,7 @@ def estimate_motion(
     n_passes = N_PASSES_SLOPPY if sloppy else n_passes
     stretches = _runs([e.direction for e in encodings])
     poses, lost = _register_all(scene, gtab, b0_image, stretches, n_passes)
-    method = name_motion(n_passes, replaces_slices=replaces_slices)
+    method = name_motion(n_passes)
     if lost:
         method += f"; {len(lost)} volumes kept their neighbours' position"
         logger.warning("%d volumes could not be registered", len(lost))

@@ -20,6 +20,9 @@ from dmri_fm.preprocess.motion import MotionEstimate, rotate_bvecs
 from dmri_fm.preprocess.shell_prediction import has_process, predict_volume
 from dmri_fm.series import Dwi
 
+#: What :func:`replace_slices` adds to the name of the method in the sidecar.
+REPLACEMENT = "lost slices replaced by a Gaussian process"
+
 #: Steps of the fixed-point iteration from points of a volume to those of the reference.
 _INVERSION_STEPS = 6
 

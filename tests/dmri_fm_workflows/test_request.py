@@ -165,7 +165,7 @@ def test_files_that_are_missing(bids: Path, tmp_path: Path) -> None:
     for option in (f"--{name}" for name in files):
         with pytest.raises(ConfigError, match="cannot be read"):
             parse(bids, option, str(tmp_path / "none"))
-    with pytest.raises(ConfigError, match="folder of --brain-masks is missing"):
+    with pytest.raises(InputError, match="folder of --brain-masks is missing"):
         parse(bids, "--brain-masks", str(tmp_path / "none"))
     with pytest.raises(WeightsError, match="drope is missing"):
         parse(bids, "--weights", f"drope={tmp_path / 'none'}")

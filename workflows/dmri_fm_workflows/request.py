@@ -205,13 +205,11 @@ def check_paths(config: RunConfig) -> None:
     """
     out, work, bids = config.output_dir, config.work_dir, config.bids_dir
     if config.analysis_level == "participant" and not config.reports_only:
-        if not bids.is_dir():
-            raise InputError(
-                "the dataset is missing" if not bids.exists() else "the dataset is not a folder",
-                path=bids,
-                expected="a BIDS dataset: dataset_description.json and sub-* folders",
-                advice="check the path; in a container, that it is bound (-v or --bind)",
-            )
+        _require_folder(
+            bids,
+            "the dataset",
+            expected="a BIDS dataset: dataset_description.json and sub-* folders",
+        )
         _check_apart(out, config, "output folder", "OUTPUT_DIR")
         _check_apart(work, config, "work folder", "--work-dir")
         _check_input_safe(config, bids, "dataset")
@@ -238,12 +236,11 @@ def check_paths(config: RunConfig) -> None:
     # Files at the root are replaced, not written through; folders are entered.
     for name in ("logs", "group") if config.analysis_level == "group" else ("logs",):
         refuse_links(out / name, root=out)
-    if config.brain_masks is not None and not config.brain_masks.is_dir():
-        raise ConfigError(
-            "the folder of --brain-masks is missing",
-            path=config.brain_masks,
+    if config.brain_masks is not None:
+        _require_folder(
+            config.brain_masks,
+            "the folder of --brain-masks",
             expected="a folder of brain masks, sub-*/[ses-*/]{dwi,anat}/*_desc-brain_mask.nii.gz",
-            advice="check the path; in a container, that it is bound (-v or --bind)",
         )
     for name, path in config.weights.items():
         if not path.is_file():
@@ -252,6 +249,16 @@ def check_paths(config: RunConfig) -> None:
                 path=path,
                 expected="a .safetensors file",
             )
+
+
+def _require_folder(folder: Path, noun: str, *, expected: str) -> None:
+    if not folder.is_dir():
+        raise InputError(
+            f"{noun} is {'not a folder' if folder.exists() else 'missing'}",
+            path=folder,
+            expected=expected,
+            advice="check the path; in a container, that it is bound (-v or --bind)",
+        )
 
 
 def _is_within(folder: Path, other: Path) -> bool:
@@ -275,13 +282,11 @@ def _check_input_safe(config: RunConfig, folder: Path, noun: str) -> None:
 
 def _check_derivatives(config: RunConfig, folder: Path) -> None:
     """Refuse derivatives that are missing, or that the run would write to while it reads them."""
-    if not folder.is_dir():
-        raise InputError(
-            "the derivatives are missing" if not folder.exists() else "is not a folder",
-            path=folder,
-            expected="derivatives of fmriprep, qsiprep or this app, with sub-* folders",
-            advice="check --derivatives; in a container, that the folder is bound (-v or --bind)",
-        )
+    _require_folder(
+        folder,
+        "the folder of --derivatives",
+        expected="derivatives of fmriprep, qsiprep or this app, with sub-* folders",
+    )
     if config.output_dir.is_dir() and folder.samefile(config.output_dir):
         raise ConfigError(
             "the derivatives are the output folder",

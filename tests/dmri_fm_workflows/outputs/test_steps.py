@@ -13,6 +13,7 @@ from dmri_fm.normalise.registration import NO_COREGISTRATION
 from dmri_fm.preprocess.denoise import NAME_ZERO_FILLED, name_denoiser, name_too_few
 from dmri_fm.preprocess.mask import _name_methods, name_given_mask, name_mask
 from dmri_fm.preprocess.motion import name_motion
+from dmri_fm.preprocess.slice_replacement import REPLACEMENT
 from dmri_fm.preprocess.susceptibility import PAIR_METHOD
 from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.engines import DENOISE
@@ -111,7 +112,7 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
             "andersson2016", "andersson2018"
         ],
         name_motion(): [],
-        name_motion(replaces_slices=True): ["andersson2015"],
+        f"{name_motion()}, {REPLACEMENT}": ["andersson2015"],
     }  # fmt: skip
     for method, keys in cited.items():
         sidecar = image_sidecar("hmc_xfm", extra={"HMCMethod": method})
@@ -136,7 +137,7 @@ def test_transforms_cite_eddy_after_eddy_only() -> None:
         ("SDCMethod", f"{PAIR_METHOD}, readout times unknown and taken to be equal"),
         *(
             ("HMCMethod", name)
-            for name in ("none", name_motion(), name_motion(replaces_slices=True), EDDY)
+            for name in ("none", name_motion(), f"{name_motion()}, {REPLACEMENT}", EDDY)
         ),
         *(("MaskMethod", name) for name in (OTSU, name_mask("b0"))),
         ("CoregistrationMethod", RIGID),

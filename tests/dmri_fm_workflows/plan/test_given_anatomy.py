@@ -131,7 +131,7 @@ def parse(bids: Path, *options: str) -> RunConfig:
 def test_derivatives_have_to_be_there_and_apart_from_the_outputs(tmp_path: Path) -> None:
     bids, other = tmp_path / "bids", tmp_path / "fmriprep"
     bids.mkdir()
-    with pytest.raises(InputError, match="the derivatives are missing"):
+    with pytest.raises(InputError, match="folder of --derivatives is missing"):
         parse(bids, "--derivatives", str(other))
     other.mkdir()
     assert parse(bids, "--derivatives", str(other)).derivatives == other

@@ -20,7 +20,7 @@ from dmri_fm.gradients import GradientTable
 from dmri_fm.preprocess.confounds import confounds_table
 from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion, no_motion
 from dmri_fm.preprocess.motion_table import write_motion_tsv
-from dmri_fm.preprocess.slice_replacement import replace_slices
+from dmri_fm.preprocess.slice_replacement import REPLACEMENT, replace_slices
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, read_volumes
@@ -74,7 +74,6 @@ class EstimateMotion(SimpleInterface):
             field=field,
             runs=[o.run for o in origins],
             sloppy=self.inputs.sloppy,
-            replaces_slices=self.inputs.repol,
             n_threads=self.inputs.n_threads,
         )
         folder = Path(runtime.cwd)
@@ -83,6 +82,7 @@ class EstimateMotion(SimpleInterface):
         self._results["dwi_file"] = self.inputs.dwi_file
         if self.inputs.repol:
             found = replace_slices(dwi, motion, encodings=encodings, field=field)
+            self._results["record"] |= {"HMCMethod": f"{motion.method}, {REPLACEMENT}"}
             self._results["record"] |= found.as_metadata()
             if found.replaced:
                 out = save_image(found.data, dwi.affine, folder / "replaced.nii.gz")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import nipype.pipeline.engine as pe
 
 from dmri_fm.preprocess import motion
+from dmri_fm.preprocess.slice_replacement import REPLACEMENT
 from dmri_fm_workflows.interfaces.motion import EstimateMotion
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources
@@ -51,10 +52,8 @@ def init_builtin_wf(
 
 
 def _describe(plan: SeriesPlan) -> str:
-    return motion.name_motion(
-        motion.N_PASSES_SLOPPY if plan.sloppy else motion.N_PASSES,
-        replaces_slices=plan.repol,
-    )
+    name = motion.name_motion(motion.N_PASSES_SLOPPY if plan.sloppy else motion.N_PASSES)
+    return f"{name}, {REPLACEMENT}" if plan.repol else name
 
 
 ENGINE = HmcEngine(
