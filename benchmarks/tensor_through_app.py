@@ -56,6 +56,7 @@ COLUMNS = {
     "fa": Column("FA", ".4f"),
     "fa_bias": Column("FA bias", ".4f"),
     "md": Column("MD", ".4f", 1e3),
+    "md_bias": Column("MD bias", ".4f", 1e3),
     "ad": Column("AD", ".4f", 1e3),
     "rd": Column("RD", ".4f", 1e3),
     "tensor": Column("tensor", ".3f", 1e3),
