@@ -66,7 +66,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label, draw in {
         "dwiref": lambda path: figures.plot_mask(ball, ball, affine, path),
         "sdc": lambda path: figures.plot_before_after(0.3 * ball, ball, affine, path),
-        "denoising": lambda path: figures.plot_denoising(
+        "denoising": lambda path: figures.plot_removal(
             {"b = 0": (ball, 0.9 * ball), "b = 9": (ball, 0.5 * ball)}, affine, path
         ),
     }.items():

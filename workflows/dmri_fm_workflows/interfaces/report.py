@@ -144,32 +144,54 @@ class PlotField(_Figure):
         figures.plot_field(image, hz, affine, out, mask=_open_mask(self.inputs.mask_file))
 
 
-class _DenoisingInputSpec(BaseInterfaceInputSpec):
-    raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
-    dwi_file = File(exists=True, mandatory=True, desc="the same, denoised")
-    bval_file = File(exists=True, mandatory=True, desc="b-values")
+class _RemovalInputSpec(BaseInterfaceInputSpec):
+    before_files = InputMultiObject(File(exists=True), mandatory=True, desc="runs before")
+    after_files = InputMultiObject(File(exists=True), mandatory=True, desc="runs after")
+    bval_files = InputMultiObject(File(exists=True), mandatory=True, desc="their b-values")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask, on the first run's grid")
+    title = traits.Str("Denoising", usedefault=True, desc="title")
+
+
+class PlotRemoval(_Figure):
+    """Draw volumes of lowest and highest b before and after a correction, and what it removed."""
+
+    input_spec = _RemovalInputSpec
+
+    def _draw(self, out: Path) -> None:
+        bvals_of = [np.atleast_1d(np.loadtxt(path)) for path in self.inputs.bval_files]
+        places = [(run, v) for run, bvals in enumerate(bvals_of) for v in range(len(bvals))]
+        bvals = np.concatenate(bvals_of)
+        before, after = (
+            [load_image(path, ndim=4) for path in paths]
+            for paths in (self.inputs.before_files, self.inputs.after_files)
+        )
+        volumes = {}
+        for number in dict.fromkeys(map(int, (np.argmin(bvals), np.argmax(bvals)))):
+            run, v = places[number]
+            volumes[f"volume {number + 1}, b = {bvals[number]:.0f}"] = (
+                np.asarray(before[run].dataobj[..., v], dtype=np.float32),
+                np.asarray(after[run].dataobj[..., v], dtype=np.float32),
+            )
+        mask = _open_mask(self.inputs.mask_file)
+        affine = np.asarray(before[0].affine)
+        figures.plot_removal(volumes, affine, out, mask=mask, title=self.inputs.title)
+
+
+class _BiasInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="b=0 reference with its bias")
+    bias_file = File(exists=True, mandatory=True, desc="factor of the signal, same grid")
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class PlotDenoising(_Figure):
-    """Draw volumes of lowest and highest b before and after denoising, and their difference."""
+class PlotBias(_Figure):
+    """Draw the b=0 reference before and after its receive field is divided out."""
 
-    input_spec = _DenoisingInputSpec
+    input_spec = _BiasInputSpec
 
     def _draw(self, out: Path) -> None:
-        bvals = np.atleast_1d(np.loadtxt(self.inputs.bval_file))
-        shown = dict.fromkeys(map(int, (np.argmin(bvals), np.argmax(bvals))))
-        before = load_image(self.inputs.raw_file, ndim=4)
-        after = load_image(self.inputs.dwi_file, ndim=4)
-        mask = _open_mask(self.inputs.mask_file)
-        volumes = {
-            f"volume {v + 1}, b = {bvals[v]:.0f}": (
-                np.asarray(before.dataobj[..., v], dtype=np.float32),
-                np.asarray(after.dataobj[..., v], dtype=np.float32),
-            )
-            for v in shown
-        }
-        figures.plot_denoising(volumes, np.asarray(before.affine), out, mask=mask)
+        image, affine = _open(self.inputs.in_file)
+        bias, _ = _open(self.inputs.bias_file)
+        figures.plot_bias(image, bias, affine, out, mask=_open_mask(self.inputs.mask_file))
 
 
 class _NoiseInputSpec(BaseInterfaceInputSpec):

@@ -49,9 +49,11 @@ ANATOMY_FIGURES = ("t1wmask", "t1wtemplate")
 SERIES_FIGURES = (
     "samplingscheme",
     "denoising",
+    "unringing",
     "noise",
     "sdc",
     "fieldmap",
+    "bias",
     "dwiref",
     "coreg",
     "carpetplot",
