@@ -139,6 +139,7 @@ def plot_maps(
     *,
     mask: ArrayLike,
     title: str,
+    quantity: str = "intensity",
 ) -> Path:
     """Draw maps, each as a line of axial slices in colours of one scale.
 
@@ -151,6 +152,8 @@ def plot_maps(
         in the mask.
     title
         Name of the figure.
+    quantity
+        What the colours stand for.
     """
     grid = FigureGrid(np.asarray(next(iter(maps.values()))), affine)
     volumes = {name: grid.bring(values, name).astype(np.float32) for name, values in maps.items()}
@@ -161,7 +164,7 @@ def plot_maps(
     row = plan_rows(region, grid.ras_affine, views=("axial",), n_widest=6)[0]
     drawing = Drawing(FULL_WIDTH)
     y = draw_legend(drawing, 0, (), words=title)
-    draw_colour_bar(drawing, 200, 2, colours, limits=("0", f"{limit:.3g}"), name="intensity")
+    draw_colour_bar(drawing, 240, 2, colours, limits=("0", f"{limit:.3g}"), name=quantity)
     scale = tile_scale(drawing, [row])
     for name, volume in volumes.items():
         strip = paint_strip(volume, region, row, table=colours, window=(0.0, limit))

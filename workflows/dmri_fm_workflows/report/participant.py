@@ -57,6 +57,7 @@ SERIES_FIGURES = (
     "dwiref",
     "coreg",
     "carpetplot",
+    "cnr",
     "fa",
     "famni",
     "tensorvsnetwork",

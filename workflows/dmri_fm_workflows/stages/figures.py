@@ -8,15 +8,14 @@ from typing import Any
 import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.interfaces.normalise import ResampleTo
+from dmri_fm_workflows.interfaces.quality_figures import PlotCarpet, PlotCnr, PlotNoise
 from dmri_fm_workflows.interfaces.report import (
     PlotBeforeAfter,
     PlotBias,
-    PlotCarpet,
     PlotColourFa,
     PlotField,
     PlotInTemplate,
     PlotMask,
-    PlotNoise,
     PlotRegistration,
     PlotRemoval,
     PlotScheme,
@@ -92,11 +91,15 @@ def init_series_figures_wf(
         Anatomy, or the series' own registration to the template.
     tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
         Maps of the tensor fit.
+    cnr_files, cnr_record
+        Contrast-to-noise ratio by shell, or nothing, and the shells.
 
     Outputs
     -------
     samplingscheme_figure, dwiref_figure, coreg_figure
         SVG files of every series.
+    cnr_figure
+        None where no shell has enough directions.
     carpetplot_figure, denoising_figure, unringing_figure, noise_figure, sdc_figure,
     fieldmap_figure, bias_figure, fa_figure, famni_figure
         Of the stages that run.
@@ -126,6 +129,10 @@ def _drawings(plan: SeriesPlan) -> dict[str, Drawing]:
     if plan.is_preprocessed:
         scheme = {f: f for f in SERIES_FILES}
     drawings: dict[str, Drawing] = {
+        "cnr": (
+            PlotCnr(),
+            {"cnr_files": "cnr_files", "cnr_record": "record", "acpc_mask_file": "mask_file"},
+        ),
         "samplingscheme": (PlotScheme(), scheme),
         "dwiref": (
             PlotMask(title="b=0 reference and brain mask"),
