@@ -64,6 +64,7 @@ FULL: dict[str, Any] = {
     "region": "published",
     "random_seed": 7,
     "qc_exclude": ("mean_fd > 0.5",),
+    "ratings": ("/data/ratings.tsv",),
     "atlas": ("/data/jhu.nii.gz:/data/jhu.tsv",),
     "bundles": Path("/data/bundles"),
     "derivatives": Path("/data/fmriprep"),
