@@ -47,6 +47,7 @@ FULL: dict[str, Any] = {
     "boilerplate_only": True,
     "report_output_level": "session",
     "self_contained_reports": True,
+    "report_viewer": True,
     "output_resolution": 1.25,
     "output_spaces": ("ACPC",),
     "sdc": "pepolar",

@@ -351,7 +351,7 @@ class RunConfig(ReportOptions):
 NOT_DECIDING = frozenset({
     "analysis_level", "atlas", "bids_database_dir", "bids_dir", "boilerplate_only", "bundles",
     "dry_run", "keep_work", "mem_gb", "nprocs", "omp_nthreads", "output_dir", "participant_label",
-    "plugin", "plugin_args", "qc_exclude", "ratings", "report_output_level", "reports_only",
-    "run_uuid", "self_contained_reports", "skip_bids_validation", "stop_on_first_crash", "verbose",
-    "work_dir",
+    "plugin", "plugin_args", "qc_exclude", "ratings", "report_output_level", "report_viewer",
+    "reports_only", "run_uuid", "self_contained_reports", "skip_bids_validation",
+    "stop_on_first_crash", "verbose", "work_dir",
 })  # fmt: skip

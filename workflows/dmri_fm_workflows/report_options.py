@@ -30,6 +30,12 @@ class ReportOptions:
     self_contained_reports: bool = option(
         False, REPORTS, "put the figures into the pages, so that one file can be sent"
     )
+    report_viewer: bool = option(
+        False,
+        REPORTS,
+        "write a viewer of each series' maps, linked from the page: one HTML file of some MB, to "
+        "slice them in any direction",
+    )
     qc_exclude: tuple[str, ...] = option(
         (),
         GROUP_LEVEL,
