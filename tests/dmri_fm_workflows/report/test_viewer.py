@@ -123,6 +123,17 @@ def test_every_map_has_its_name_range_and_colours(out: Path) -> None:
     assert main["G"].max() == main["B"].max() == 0
 
 
+@pytest.mark.parametrize("shells", ["</script><b>", ["</script>", 1], [700.0], None])
+def test_a_sidecar_that_is_odd_gives_no_names(out: Path, shells: Any) -> None:
+    sidecar = out / output_path(SCAN, "cnr", space="ACPC", extension=".json")
+    before = sidecar.read_text(encoding="utf-8")
+    publish_text(json.dumps({"Shells": shells}), sidecar)
+    write(out)
+    assert {"CNR, shell 1", "CNR, shell 2"} < set(volumes(out))
+    publish_text(before, sidecar)
+    write(out)
+
+
 def test_the_page_links_to_it_until_a_run_without_it(out: Path) -> None:
     page, viewer = write(out)
     link = 'href="sub-01/figures/sub-01_dir-AP_desc-viewer_dwi.html"'

@@ -143,10 +143,8 @@ class _Gathering:
                 if (image := self._open(of, model=model)) is not None:
                     yield f"{of.upper()}, {of_model}", _units(of), image
         if (cnr := self._open("cnr")) is not None:
-            shells = self._shells()
-            for number in range(cnr.data.shape[3]):
-                title = f"CNR, b = {shells[number]:.0f}" if shells else f"CNR, shell {number + 1}"
-                yield title, "", Image3D(cnr.data[..., number], cnr.affine)
+            for number, shell in enumerate(self._shells(cnr.data.shape[3])):
+                yield f"CNR, {shell}", "", Image3D(cnr.data[..., number], cnr.affine)
         for of in ("noise", "residual", "fieldmap"):
             if (image := self._open(of)) is not None:
                 yield load_catalogue().output_type(of).title, _units(of), image
@@ -166,10 +164,14 @@ class _Gathering:
         image = load_image(path)
         return Image3D(read_array(image, path=path), np.asarray(image.affine))
 
-    def _shells(self) -> list[float]:
+    def _shells(self, number: int) -> list[str]:
+        """Return the names of the shells of the CNR maps: numbers, where their sidecar is odd."""
         sidecar = Path(sidecar_path(self._path("cnr", None)))
-        found = read_object(sidecar).get("Shells", []) if sidecar in self.paths else []
-        return [float(b) for b in found]
+        found = read_object(sidecar).get("Shells") if sidecar in self.paths else None
+        bvals = found if isinstance(found, list) else []
+        if len(bvals) == number and all(isinstance(bval, int | float) for bval in bvals):
+            return [f"b = {bval:.0f}" for bval in bvals]
+        return [f"shell {n + 1}" for n in range(number)]
 
 
 def _units(of: str) -> str:
