@@ -1,4 +1,7 @@
-# drope-bidsapp for any processor of x86-64 kind; networks run on the CPU.
+# drope-bidsapp for any processor of x86-64 kind; networks run on the CPU, or on NVIDIA GPUs:
+#
+#   docker build --build-arg TORCH=cuda --tag drope-bidsapp:cuda .
+#   docker run --gpus all ... drope-bidsapp:cuda /bids /out participant
 #
 #   docker build --tag drope-bidsapp .
 #   docker run --rm --read-only --tmpfs /tmp --network none -u "$(id -u):$(id -g)" \
@@ -20,8 +23,6 @@ RUN python -m venv /tmp/venv \
 
 
 FROM python:3.11-slim-bookworm
-# PyTorch's index of builds without CUDA; where it cannot be reached, pip's own index is used.
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 RUN apt-get update \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends mrtrix3 \
@@ -37,12 +38,22 @@ RUN if [ "$WITH_FSL" = 1 ]; then \
       && test -x /opt/fsl/share/fsl/bin/topup && test -x /opt/fsl/share/fsl/bin/eddy_cpu; \
     fi
 
-COPY requirements.lock /opt/drope/requirements.lock
+# cpu or cuda: the build of PyTorch, of one version.
+ARG TORCH=cpu
+# PyTorch's index of builds without CUDA; where it cannot be reached, pip's own index is used, and
+# always for CUDA.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+COPY requirements.lock requirements-cuda.lock /opt/drope/
 RUN python -m venv /opt/drope \
  && torch="$(grep '^torch==' /opt/drope/requirements.lock)" \
- && { /opt/drope/bin/pip install --no-cache-dir --no-deps --retries 0 --timeout 20 \
-        --index-url "$TORCH_INDEX" "$torch" \
-   || /opt/drope/bin/pip install --no-cache-dir --no-deps "$torch"; } \
+ && case "$TORCH" in \
+      cpu) /opt/drope/bin/pip install --no-cache-dir --no-deps --retries 0 --timeout 20 \
+             --index-url "$TORCH_INDEX" "$torch" \
+           || /opt/drope/bin/pip install --no-cache-dir --no-deps "$torch" ;; \
+      cuda) /opt/drope/bin/pip install --no-cache-dir --no-deps "$torch" \
+             -r /opt/drope/requirements-cuda.lock ;; \
+      *) echo "TORCH=$TORCH; expected: cpu or cuda" >&2; exit 1 ;; \
+    esac \
  && /opt/drope/bin/pip install --no-cache-dir --no-deps -r /opt/drope/requirements.lock \
  && /opt/drope/bin/pip check
 

@@ -92,6 +92,9 @@ lock:  ## Pin the containers' packages (base and app): a fresh environment, froz
 	{ echo "# Exact versions of the containers' packages. Written by: make lock"; \
 	  build/lock/bin/python -m pip list --format=freeze --exclude-editable \
 	    --exclude pip | sed 's/+cpu$$//'; } > requirements.lock
+	version="$$(sed -n 's/^torch==//p' requirements.lock)" && build/lock/bin/python -m pip install \
+	  --dry-run --ignore-installed --quiet --report build/lock/torch.json "torch===$$version"
+	build/lock/bin/python .ci/cuda_lock.py build/lock/torch.json
 
 image:  ## Build the container image
 	docker build --tag $(IMAGE) $(DOCKER_ARGS) .

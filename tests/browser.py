@@ -19,6 +19,7 @@ _OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
     "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
+    "--enable-unsafe-swiftshader",
 )  # fmt: skip
 
 #: Events that a page which is in order does not cause.

@@ -38,8 +38,10 @@ NAMES_OF_THIS_MACHINE = {
     "workflows/dmri_fm_workflows/execution/pool.py": "socket",
 }
 
-#: Where HTML is not escaped: drawings of ours, and texts that were escaped in the same lines.
+#: Where HTML is not escaped: drawings of ours, a script that ships, and texts that were escaped in
+#: the same lines.
 MARKUP = {
+    "workflows/dmri_fm_workflows/report/viewer.py",
     "workflows/dmri_fm_workflows/group/page.py",
     "workflows/dmri_fm_workflows/report/page.py",
     "lab/dmri_fm_lab/statistics/page.py",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,18 +153,20 @@ def measure_snr_b0(dwi: Dwi) -> SnrB0:
     return SnrB0(float(np.median(mean[inside])) / noise, False)
 
 
-def measure_cnr(dwi: Dwi, shell: Shell) -> float | None:
-    """Measure the contrast-to-noise ratio of a shell.
+def map_cnr(dwi: Dwi, shell: Shell) -> NDArray[np.float64] | None:
+    """Map the contrast-to-noise ratio of a shell.
 
     The signal over directions is modelled by the six terms of second order; the contrast is
     the spread of the model (less what noise adds to it), the noise the spread of the residual.
-    It plays the part of the ratio that eddy reports (Bastiani et al. 2019,
-    doi:10.1016/j.neuroimage.2018.09.073), with another model.
+    It plays the part of the ratio that eddy maps (Bastiani et al. 2019,
+    doi:10.1016/j.neuroimage.2018.09.073), with another model: eddy's is a Gaussian process, whose
+    spread holds what noise adds to it.
 
     Returns
     -------
-    float or None
-        Median over the brain; None if fewer than two degrees of freedom remain.
+    ndarray or None
+        Shape (X, Y, Z); NaN outside the brain and where nothing is left over. None if fewer than
+        two degrees of freedom remain.
     """
     data, inside = dwi.data, dwi.brain
     index = np.array(shell.index)
@@ -179,9 +182,17 @@ def measure_cnr(dwi: Dwi, shell: Shell) -> float | None:
     noise = ((values - model) ** 2).sum(axis=0) / freedom
     contrast = model.var(axis=0, ddof=1) - noise * (rank - 1) / (index.size - 1)
     known = noise > 0
-    if not known.any():
-        return None
-    return float(np.median(np.sqrt(np.maximum(contrast[known], 0.0) / noise[known])))
+    found = np.full(noise.shape, np.nan)
+    found[known] = np.sqrt(np.maximum(contrast[known], 0.0) / noise[known])
+    cnr = np.full(inside.shape, np.nan)
+    cnr[inside] = found
+    return cnr
+
+
+def median_cnr(cnr: NDArray[np.float64] | None) -> float | None:
+    """Return the median of a map of :func:`map_cnr`; None where there is no map or no value."""
+    known = np.array([]) if cnr is None else cnr[np.isfinite(cnr)]
+    return float(np.median(known)) if known.size else None
 
 
 def tensor_quality(
@@ -236,6 +247,7 @@ def series_quality(
     fd_mm: ArrayLike | None = None,
     is_outlier: ArrayLike | None = None,
     slice_numbers: ArrayLike | None = None,
+    cnr: Mapping[Shell, NDArray[np.float64] | None] | None = None,
 ) -> dict[str, float | int | None]:
     """Measure the quality of a series, raw and preprocessed.
 
@@ -252,6 +264,8 @@ def series_quality(
         Shape (N, Z), bool: slices that motion correction flagged.
     slice_numbers
         Shape of the preprocessed series: slices of the acquisition, see :func:`find_bad_slices`.
+    cnr
+        Maps of :func:`map_cnr` by shell, where they are there already.
 
     Returns
     -------
@@ -277,7 +291,8 @@ def series_quality(
     }
     for shell in dwi.gtab.shells:
         # Runs of one protocol differ by a few s/mm^2 and share a column.
-        row[f"cnr_b{round(shell.bval, -1):.0f}"] = measure_cnr(dwi, shell)
+        found = map_cnr(dwi, shell) if cnr is None else cnr[shell]
+        row[f"cnr_b{round(shell.bval, -1):.0f}"] = median_cnr(found)
     return row
 
 

@@ -41,7 +41,7 @@ from dmri_fm_workflows.execution.plan_text import stage_lines
 from dmri_fm_workflows.group import RegionSet, collect_tables, render_group_page, write_tables
 from dmri_fm_workflows.group.collect import list_outputs
 from dmri_fm_workflows.group.tables import gather_features
-from dmri_fm_workflows.interfaces.models import AssessQuality
+from dmri_fm_workflows.interfaces.quality import AssessQuality
 from dmri_fm_workflows.outputs import load_catalogue
 from dmri_fm_workflows.outputs.docs import outputs_page
 from dmri_fm_workflows.outputs.tsv import read_table

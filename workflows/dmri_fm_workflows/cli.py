@@ -196,6 +196,7 @@ def _run(config: RunConfig) -> int:
             dry_run=config.dry_run,
             bids_dir=config.bids_dir,
             qc_exclude=config.qc_exclude,
+            ratings=config.ratings,
             atlases=config.atlas,
             bundles=config.bundles,
         )

@@ -19,15 +19,12 @@ from dmri_fm_workflows.contradictions import check_preprocessed, check_together,
 from dmri_fm_workflows.eddy_config import clean_eddy_config
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
-    GROUP_LEVEL,
     MAX_OMP_NTHREADS,
     MODEL_FAMILIES,
     MODELS,
     NETWORKS,
     OUTPUTS,
     PREPROCESSING,
-    REPORT_LEVELS,
-    REPORTS,
     RESOURCES,
     SELECTION,
     available_memory_gb,
@@ -40,6 +37,7 @@ from dmri_fm_workflows.options import (
     option,
     plain,
 )
+from dmri_fm_workflows.report_options import ReportOptions
 
 #: Words of `--ignore`; :meth:`dmri_fm_workflows.bids.reading.Reading.find_ignored` knows them.
 IGNORABLE = ("fieldmaps", "sbref", "t1w")
@@ -53,7 +51,7 @@ DEFAULT_WORK = "work"
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(ReportOptions):
     """One request to the app: a field for each option, with its argument.
 
     Labels are without `sub-` and `ses-`.
@@ -289,46 +287,6 @@ class RunConfig:
     random_seed: int = option(
         0, NETWORKS, "start of every random sequence (default: 0)", stages=MODEL_FAMILIES
     )
-    reports_only: bool = option(
-        False,
-        REPORTS,
-        "process nothing: write the pages again from what lies in OUTPUT_DIR; `participant` those "
-        "of participants, `group` these and its own",
-    )
-    boilerplate_only: bool = option(
-        False, REPORTS, "process nothing: write the methods text (logs/CITATION.*) by the plan"
-    )
-    report_output_level: str = option(
-        "root",
-        REPORTS,
-        "place of pages: OUTPUT_DIR, the participant's folder, or each session's (default: root)",
-        choices=REPORT_LEVELS,
-    )
-    self_contained_reports: bool = option(
-        False, REPORTS, "put the figures into the pages, so that one file can be sent"
-    )
-    qc_exclude: tuple[str, ...] = option(
-        (),
-        GROUP_LEVEL,
-        "mark scans as excluded by a rule on columns of the image quality table or `status`, e.g. "
-        "'mean_fd > 0.5 or snr_b0 < 5' (may be given several times)",
-        metavar="RULE",
-        is_repeated=True,
-    )
-    atlas: tuple[str, ...] = option(
-        (),
-        GROUP_LEVEL,
-        "label image in the template's space, with a table of `index` and `name` beside it or "
-        "after a colon, whose regions are tabulated too (may be given several times)",
-        metavar="FILE[:TABLE]",
-        is_repeated=True,
-    )
-    bundles: Path | None = option(
-        None,
-        GROUP_LEVEL,
-        "folder of a mask or probability image per fibre bundle in the template's space, whose "
-        "weighted means are tabulated too",
-    )
     plugin: str = ""
     plugin_args: Mapping[str, Any] = field(default_factory=dict)
     verbose: int = 0
@@ -393,6 +351,7 @@ class RunConfig:
 NOT_DECIDING = frozenset({
     "analysis_level", "atlas", "bids_database_dir", "bids_dir", "boilerplate_only", "bundles",
     "dry_run", "keep_work", "mem_gb", "nprocs", "omp_nthreads", "output_dir", "participant_label",
-    "plugin", "plugin_args", "qc_exclude", "report_output_level", "reports_only", "run_uuid",
-    "self_contained_reports", "skip_bids_validation", "stop_on_first_crash", "verbose", "work_dir",
+    "plugin", "plugin_args", "qc_exclude", "ratings", "report_output_level", "report_viewer",
+    "reports_only", "run_uuid", "self_contained_reports", "skip_bids_validation",
+    "stop_on_first_crash", "verbose", "work_dir",
 })  # fmt: skip

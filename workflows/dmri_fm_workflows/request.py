@@ -67,6 +67,8 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
             values[name] = tuple(dict.fromkeys(labels))
     if "qc_exclude" in given:
         values["qc_exclude"] = tuple(given.pop("qc_exclude"))
+    if "ratings" in given:
+        values["ratings"] = tuple(str(absolute(Path(f), folder)) for f in given.pop("ratings"))
     if "atlas" in given:
         # Of `FILE:TABLE` both start from the folder.
         values["atlas"] = tuple(

@@ -16,6 +16,7 @@ from dmri_fm_workflows.group.by_group import read_groups
 from dmri_fm_workflows.group.collect import choose_participants
 from dmri_fm_workflows.group.exclusion import parse_rule
 from dmri_fm_workflows.group.page import find_pages, render_group_page
+from dmri_fm_workflows.group.ratings import read_ratings
 from dmri_fm_workflows.group.regional import RegionSet, RegionSource
 from dmri_fm_workflows.group.tables import collect_tables
 from dmri_fm_workflows.group.writing import write_tables
@@ -34,6 +35,7 @@ def run_group(
     dry_run: bool = False,
     bids_dir: str | Path | None = None,
     qc_exclude: Sequence[str] = (),
+    ratings: Sequence[str | Path] = (),
     atlases: Sequence[str] = (),
     bundles: str | Path | None = None,
 ) -> int:
@@ -52,6 +54,8 @@ def run_group(
     qc_exclude
         Rules by which scans are marked as excluded, see
         :func:`~dmri_fm_workflows.group.exclusion.parse_rule`.
+    ratings
+        Tables of ratings (:func:`~dmri_fm_workflows.group.ratings.read_ratings`).
     atlases
         Label images in the template's space, `FILE` or `FILE:TABLE`, see
         :func:`~dmri_fm_workflows.group.atlases.read_atlas`.
@@ -70,21 +74,26 @@ def run_group(
     ConfigError
         If a rule cannot be parsed or names an unknown column, or two regions have one name.
     InputError
-        If an atlas, a bundle or `participants.tsv` cannot be used.
+        If an atlas, a bundle, ratings or `participants.tsv` cannot be used.
     OutputError
         If a file cannot be written.
     """
     output_dir = Path(output_dir)
     rules = [parse_rule(text) for text in dict.fromkeys(qc_exclude)]
     participants = choose_participants(output_dir, participant_labels)
+    given = read_ratings(ratings)
     if dry_run:
         get_console().print(f"{len(participants)} participants: {', '.join(participants)}")
         return 0
     regions = _read_regions(atlases, bundles)
     groups = _read_groups(Path(bids_dir), is_needed=bool(rules)) if bids_dir else {}
-    tables = collect_tables(output_dir, regions, participants=participants, rules=rules)
+    tables = collect_tables(
+        output_dir, regions, participants=participants, rules=rules, ratings=given
+    )
     for problem in tables.problems:
         LOGGER.warning("%s: %s", problem.participant, problem.message)
+    if unknown := given.find_unknown(tables.quality):
+        LOGGER.warning("Ratings of scans that are not there: %s", ", ".join(unknown))
     for path in write_tables(output_dir, tables):
         LOGGER.info("Wrote %s", path)
     page = render_group_page(

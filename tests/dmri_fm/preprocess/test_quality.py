@@ -13,9 +13,10 @@ from dmri_fm.normalise.grid import Grid, number_slices
 from dmri_fm.normalise.series import resample_series
 from dmri_fm.preprocess.quality import (
     find_bad_slices,
+    map_cnr,
     mask_volume_ml,
-    measure_cnr,
     measure_snr_b0,
+    median_cnr,
     neighbour_correlation,
     series_quality,
     tensor_quality,
@@ -148,16 +149,27 @@ def test_cnr_is_the_ratio_it_says() -> None:
     gtab = GradientTable(np.full(60, 1000.0), g)
     contrast = 100.0 * g[:, 2] ** 2
     data = 500 + contrast + rng.normal(0, 10, (*SHAPE, 60))
-    cnr = measure_cnr(dwi_of(data, gtab), gtab.shells[0])
-    assert cnr == pytest.approx(contrast.std(ddof=1) / 10, rel=0.03)
+    cnr = map_cnr(dwi_of(data, gtab), gtab.shells[0])
+    assert median_cnr(cnr) == pytest.approx(contrast.std(ddof=1) / 10, rel=0.03)
+    assert np.array_equal(np.isfinite(cnr), BRAIN)
+    assert median_cnr(map_cnr(dwi_of(0 * data, gtab), gtab.shells[0])) is None
+    # Half of the brain with twice the noise has half the ratio.
+    loud = (
+        data
+        + np.sqrt(3)
+        * rng.normal(0, 10, data.shape)
+        * (np.arange(SHAPE[0]) < 8)[:, None, None, None]
+    )
+    cnr = map_cnr(dwi_of(loud, gtab), gtab.shells[0])
+    assert np.nanmedian(cnr[:8]) == pytest.approx(0.5 * np.nanmedian(cnr[8:]), rel=0.1)
     # Noise alone has no contrast: half of the voxels are clipped at zero.
     noise = 500 + rng.normal(0, 10, (*SHAPE, 60))
-    assert measure_cnr(dwi_of(noise, gtab), gtab.shells[0]) < 0.2
+    assert median_cnr(map_cnr(dwi_of(noise, gtab), gtab.shells[0])) < 0.2
 
 
 def test_cnr_needs_more_directions_than_terms() -> None:
     data, gtab = make_series(np.random.default_rng(8), snr=20, n=7)
-    assert measure_cnr(dwi_of(data, gtab), gtab.shells[0]) is None
+    assert map_cnr(dwi_of(data, gtab), gtab.shells[0]) is None
 
 
 def test_row_has_every_column_and_none_where_nothing_is_known() -> None:

@@ -136,6 +136,18 @@ def test_a_self_contained_page_refers_to_no_file(out: Path) -> None:
     assert sorted(map(b64decode, found)) == sorted(p.read_bytes() for p in files)
 
 
+def test_viewers_can_be_added_to_finished_outputs_and_removed(out: Path) -> None:
+    viewers = [f"sub-01/figures/sub-01_ses-{s}_desc-viewer_dwi.html" for s in "ab"]
+    assert render(out, "--report-viewer") == 0
+    assert [v for v in pages_of(out) if "viewer" in v] == viewers
+    page = out / "sub-01.html"
+    assert {link for link in links(page) if "viewer" in link} == set(viewers)
+    assert verify_outputs(out)[1] == []
+    assert render(out) == 0
+    assert pages_of(out) == PLACES["root"]
+    assert verify_outputs(out)[1] == []
+
+
 def test_what_is_missing_is_named(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (out / "sub-01" / "figures" / "sub-01_ses-a_desc-fa_dwi.svg").unlink()
     (out / "sub-02" / "dwi").mkdir(parents=True)

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from dmri_fm_workflows.run_group import run_group
+from tests.dmri_fm_workflows.page_ratings import rate, save_ratings
 
 #: Where the points of a chart are in the window, with name and link of their scans.
 POINTS = """(() => {
@@ -98,6 +99,29 @@ def test_sites_have_colours_and_a_legend(page):
 def test_ratings_are_one_for_each_scan_of_the_table(page):
     assert page.run("document.querySelectorAll('td.rating select').length") == 4
     assert page.run("document.querySelector('#ratings output').innerText") == "0"
+
+
+def test_what_the_page_saves_is_read_back(browser, out, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(out, moved)
+    page = open_page(browser, moved)
+    page.run("document.querySelector('#ratings input').value = 'Anna'")
+    rate(page, "sub-2_dir-AP", "poor")
+    saved = tmp_path / "ratings (1).tsv"
+    saved.write_text(save_ratings(page))
+    assert run_group(moved, ratings=[saved]) == 0
+    again = open_page(browser, moved)
+    cells = again.run(
+        "[...document.querySelector('[data-scan=\"sub-2_dir-AP\"]').parentNode.cells]"
+        ".map(cell => cell.innerText)"
+    )
+    assert cells[2:5] == ["poor", "Anna", "Anna: a b"]
+    assert "1 (1 poor)" in again.run("document.querySelector('#summary').parentNode.innerText")
+    # What the browser keeps is there too, and no chart has come of the columns.
+    assert again.run("document.querySelectorAll('[data-scan] select')[2].value") == "poor"
+    titles = again.run("JSON.parse(document.querySelector('.chart').dataset.points).panels"
+                       ".map(panel => panel.label)")  # fmt: skip
+    assert titles == ["mean_fd", "snr_b0"]
 
 
 def test_it_fits_a_narrow_window_and_prints_without_what_needs_a_pointer(browser, out):

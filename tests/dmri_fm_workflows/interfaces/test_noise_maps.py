@@ -10,7 +10,7 @@ import pytest
 from dmri_fm.normalise.transforms import write_affine
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.noise_maps import BringNoiseMaps
-from dmri_fm_workflows.interfaces.report import PlotNoise
+from dmri_fm_workflows.interfaces.quality_figures import PlotNoise
 from dmri_fm_workflows.interfaces.volumes_table import VolumeOrigin, write_volumes
 
 SHAPE = (16, 18, 12)

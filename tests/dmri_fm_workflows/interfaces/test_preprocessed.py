@@ -14,7 +14,7 @@ from dmri_fm.normalise.transforms import write_affine
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_workflows.bids.preprocessed import read_preprocessed
-from dmri_fm_workflows.interfaces.models import AssessQuality, FitTensor
+from dmri_fm_workflows.interfaces.models import FitTensor
 from dmri_fm_workflows.interfaces.normalise import ResampleDwi
 from dmri_fm_workflows.interfaces.preprocess import MakeReference, ValidateDwi
 from dmri_fm_workflows.interfaces.preprocessed import (
@@ -23,6 +23,7 @@ from dmri_fm_workflows.interfaces.preprocessed import (
     TakeMask,
     TakeT1wAlignment,
 )
+from dmri_fm_workflows.interfaces.quality import AssessQuality
 from tests.dmri_fm_workflows.preprocessed_layouts import (
     COIL_RAS,
     Scan,
@@ -197,6 +198,14 @@ def test_quality_without_a_raw_series_names_what_is_absent(
     assert outputs.record["NotMeasured"] == {"mean_fd": "why"}
     assert {values[c] for c in ("mean_fd", "snr_b0", "raw_neighbor_corr")} == {"n/a"}
     assert 0 < float(values["preproc_neighbor_corr"]) <= 1
+    cnr = read_array(load_image(outputs.cnr_files[0], ndim=4))
+    shells = outputs.cnr_record["Shells"]
+    assert cnr.shape[3] == len(shells) > 0
+    inside = read_array(load_image(series.preprocessing.mask)) > 0
+    assert not cnr[~inside].any()
+    for number, bval in enumerate(shells):
+        column = float(values[f"cnr_b{round(bval, -1):.0f}"])
+        assert np.median(cnr[inside][:, number]) == pytest.approx(column, rel=1e-3)
     averaged = MakeReference(is_aligned=True, **files).run().outputs.dwiref_file
     mean = Dwi.from_files(run.path, run.bval, run.bvec).mean_b0()
     np.testing.assert_allclose(read_array(load_image(averaged)), mean, rtol=1e-5)

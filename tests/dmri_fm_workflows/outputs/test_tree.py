@@ -50,6 +50,7 @@ FACTS = {
     "fieldmap": {"B0FieldIdentifier": "gre", "EstimationMethod": "Gradient-echo field map in Hz"},
     "noise": {"NoiseMap": "MP-PCA"},
     "residual": {"Denoising": "MP-PCA", "GibbsCorrection": "none"},
+    "cnr": {"Shells": [1000.0, 2000.0], "CNRMethod": "a model"},
     "t1w": {"SkullStripped": False},
     **{
         of: {"TissueMethod": "Atropos (antspyx 0.6.3)"}

@@ -15,7 +15,7 @@ import pytest
 from dmri_fm.errors import ConfigError, ImageError, OutputError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.series import Dwi, save_image
-from dmri_fm_workflows.interfaces.report import PlotDenoising
+from dmri_fm_workflows.interfaces.report import PlotRemoval
 from dmri_fm_workflows.report import figures
 from dmri_fm_workflows.report.features import (
     PatchTokens,
@@ -63,10 +63,16 @@ def draw_registration(image, mask, affine, out):
     return figures.plot_registration(image, image, affine, out, mask=mask)
 
 
-def draw_denoising(image, mask, affine, out):
-    return figures.plot_denoising(
+def draw_removal(image, mask, affine, out):
+    return figures.plot_removal(
         {"b = 0": (1.1 * image, image), "b = 9": (image, image)}, affine, out, mask=mask
     )
+
+
+def draw_bias(image, mask, affine, out):
+    field = np.ones(image.shape)
+    field[..., :12] = 1.5
+    return figures.plot_bias(image, field, affine, out, mask=mask)
 
 
 def draw_colour_fa(image, mask, affine, out):
@@ -83,7 +89,8 @@ VOLUME_FIGURES = [
     draw_mask,
     draw_before_after,
     draw_registration,
-    draw_denoising,
+    draw_removal,
+    draw_bias,
     draw_colour_fa,
     draw_comparison,
 ]
@@ -176,22 +183,50 @@ def test_before_and_after_are_two_layers_of_one_file(tmp_path: Path, pictures) -
     assert "prefers-reduced-motion" in text
 
 
-def test_denoising_is_shown_in_volumes_of_lowest_and_highest_b(tmp_path: Path, pictures) -> None:
+def test_what_was_removed_is_shown_in_volumes_of_lowest_and_highest_b_of_all_runs(
+    tmp_path: Path, pictures
+) -> None:
     image, mask = head()
-    series = np.stack([image, 2 * image, 3 * image], axis=3)
-    for name, data in {"raw": series, "dwi": 0.9 * series, "mask": mask.astype(np.uint8)}.items():
-        save_image(data, AFFINE, tmp_path / f"{name}.nii.gz")
-    (tmp_path / "bval").write_text("1000 0 2000")
-    files = {f"{name}_file": str(tmp_path / f"{name}.nii.gz") for name in ("raw", "dwi", "mask")}
-    plot = PlotDenoising(**files, bval_file=str(tmp_path / "bval"))
+    mask_file = save_image(mask.astype(np.uint8), AFFINE, tmp_path / "mask.nii.gz")
+    files: dict[str, list[str]] = {"before_files": [], "after_files": [], "bval_files": []}
+    for run, bvals in enumerate([[1000, 3000], [0, 700, 5]]):
+        series = image[..., None] * (1 + run + np.arange(len(bvals)))
+        for name, data in {"before": series, "after": 0.9 * series}.items():
+            path = save_image(data, AFFINE, tmp_path / f"{name}{run}.nii.gz")
+            files[f"{name}_files"].append(str(path))
+        np.savetxt(tmp_path / f"bval{run}", [bvals], fmt="%d")
+        files["bval_files"].append(str(tmp_path / f"bval{run}"))
+    plot = PlotRemoval(**files, mask_file=str(mask_file), title="Gibbs ringing")
     path = Path(plot.run(cwd=str(tmp_path)).outputs.out_file)
     text = path.read_text(encoding="utf-8")
     assert "volume 1," not in text
-    names = [text.index(f">{words}") for words in ("volume 2, b = 0", "volume 3, b = 2000")]
+    assert ">Gibbs ringing<" in text
+    names = [text.index(f">{words}") for words in ("volume 3, b = 0", "volume 2, b = 3000")]
     assert names == sorted(names)
     assert len(pictures(path)) == 6
     assert text.count('class="lower"') == text.count('class="upper"') == 1
     assert 'type="range"' in text
+    # Both volumes are twice the image, 220 at most, and lose a tenth.
+    assert [float(x) for x in re.findall(r"± ([\d.]+)<", text)] == [44.0, 44.0]
+
+
+def test_a_receive_field_is_divided_out_between_the_layers(tmp_path: Path, pictures) -> None:
+    _, mask = head()
+    field = np.exp(np.linspace(-0.3, 0.3, SHAPE[0]))[:, None, None] * np.ones(SHAPE)
+    path = figures.plot_bias(100.0 * mask * field, field, AFFINE, tmp_path / "b.svg", mask=mask)
+    text = path.read_text(encoding="utf-8")
+    upper, lower = text.index('class="upper"'), text.index('class="lower"')
+    assert lower < upper
+    shown = [p.astype(float) for p in pictures(path)]
+    colour_bar, after, before = shown[0], shown[1], shown[4]
+    assert colour_bar.shape[:2] == (1, 256)
+    tiles = [np.array_split(p, text.count(">z = ") // 3, axis=1)[3] for p in (after, before)]
+    # Where the brain is, the image is of one level after, and brighter on the right before.
+    assert np.ptp(tiles[0][tiles[0] > 20]) == 0
+    left, right = (np.median(half[half > 20]) for half in np.array_split(tiles[1], 2, axis=1))
+    assert right > 1.1 * left
+    ends = [float(x) for x in re.findall(r">(\d\.\d\d)</text>", text)]
+    assert ends[0] * ends[1] == pytest.approx(1, abs=0.01)
 
 
 ONES = {"cls": np.ones(4)}
@@ -333,7 +368,7 @@ def test_figures_of_a_real_scan_are_quick_and_small(
             b0, b0, affine, out, contours={"brain": mask}
         ),
         "coreg": lambda out: figures.plot_registration(b0, b0, affine, out, mask=mask),
-        "denoising": lambda out: figures.plot_denoising({"b=0": (data[..., 3], b0)}, affine, out),
+        "denoising": lambda out: figures.plot_removal({"b=0": (data[..., 3], b0)}, affine, out),
         "fa": lambda out: figures.plot_colour_fa(fa, v1, affine, out, mask=mask),
         "compare": lambda out: figures.plot_scalar_comparison(fa, fa**1.1, mask, affine, out),
         "carpet": lambda out: figures.plot_carpet(

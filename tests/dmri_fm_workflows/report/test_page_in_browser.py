@@ -12,27 +12,9 @@ import pytest
 from dmri_fm_workflows.outputs import output_path, publish_text
 from dmri_fm_workflows.report import figures, summarise_run, write_participant_pages
 from tests.browser import Browser, Page
+from tests.dmri_fm_workflows.page_ratings import rate, save_ratings
 
 SCAN = {"subject": "01"}
-
-#: Text that the button saves, as the page would hand it to the browser.
-SAVE = """(async () => {
-  const make = URL.createObjectURL;
-  let saved = null;
-  URL.createObjectURL = function (blob) { saved = blob; return make.call(URL, blob); };
-  document.querySelector("#ratings button").click();
-  URL.createObjectURL = make;
-  return await saved.text();
-})()"""
-
-
-def rate(page: Page, scan: str, rating: str) -> None:
-    page.run(f"""(() => {{
-      const cell = document.querySelector('[data-scan="{scan}"]');
-      cell.querySelector("select").value = "{rating}";
-      cell.querySelector("input").value = "a\\tb";
-      cell.querySelector("select").dispatchEvent(new Event("change", {{bubbles: true}}));
-    }})()""")
 
 
 def wipes(page: Page) -> bool:
@@ -66,7 +48,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for label, draw in {
         "dwiref": lambda path: figures.plot_mask(ball, ball, affine, path),
         "sdc": lambda path: figures.plot_before_after(0.3 * ball, ball, affine, path),
-        "denoising": lambda path: figures.plot_denoising(
+        "denoising": lambda path: figures.plot_removal(
             {"b = 0": (ball, 0.9 * ball), "b = 9": (ball, 0.5 * ball)}, affine, path
         ),
     }.items():
@@ -122,7 +104,7 @@ def test_a_rating_is_saved_and_kept(browser: Browser, out: Path) -> None:
     page = browser.open(out / "sub-01.html")
     page.run("document.querySelector('#ratings input').value = 'me'")
     rate(page, "sub-01", "poor")
-    head, row = page.run(SAVE).splitlines()
+    head, row = save_ratings(page).splitlines()
     assert head.split("\t") == ["scan_id", "rating", "comment", "rater", "rated"]
     assert row.split("\t")[:4] == ["sub-01", "poor", "a b", "me"]
     again = browser.open(out / "sub-01.html")

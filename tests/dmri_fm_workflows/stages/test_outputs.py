@@ -210,7 +210,8 @@ def test_every_output_of_a_scan_has_sources_and_a_reference(
 
 def test_every_type_that_a_participant_writes_is_described(tmp_path: Path) -> None:
     bare = {t.name for t in load_catalogue().types.values() if not t.has_sidecar}
-    assert all(n.startswith(("figure_", "participant_report", "group_report")) for n in bare)
+    shown = ("figure_", "viewer", "participant_report", "group_report")
+    assert all(n.startswith(shown) for n in bare)
 
 
 def test_anatomy_of_a_session_carries_its_label() -> None:

@@ -12,6 +12,7 @@ from nipype.pipeline.engine import Node, Workflow
 
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.denoise import name_gibbs_removal, unring
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session
@@ -165,6 +166,28 @@ def test_a_zero_filled_run_is_read_and_left_as_it_is(tmp_path: Path) -> None:
     read = [read_array(load_image(path)) for path in found["denoise"].out_file]
     np.testing.assert_allclose(read[0], np.abs(filled).astype(np.float32))
     assert not np.allclose(read[1], np.abs(whole).astype(np.float32))
+
+
+def test_gibbs_ringing_is_removed_after_denoising_and_both_are_handed_on(tmp_path: Path) -> None:
+    k = np.zeros((24, 24, 2, 7))
+    k[6:18, 8:16] = 100
+    ringing = np.fft.fftshift(np.fft.fftn(k, axes=(0, 1)), axes=(0, 1))[4:20, 4:20]
+    ringing = np.abs(np.fft.ifftn(np.fft.ifftshift(ringing, axes=(0, 1)), axes=(0, 1)))
+    run = make_run(tmp_path, "dir-PA", "j")
+    save_image(ringing, np.eye(4), run.path)
+    plan = plan_for(make_series(run), tmp_path, Engines("none", ("none",), "none"))
+    workflow = init_dipy_wf(replace(plan, unring=True), RESOURCES)
+    assert source(workflow, "outputnode", "ringing_files")[0].name == "denoise"
+    assert source(workflow, "outputnode", "denoised_files")[0].name == "unring"
+    workflow.base_dir = str(tmp_path / "work")
+    inputs = workflow.get_node("inputnode").inputs
+    inputs.run_dwi_files, inputs.run_kspace_extents = [str(run.path)], [None]
+    inputs.run_bval_files, inputs.run_bvec_files = [str(run.bval)], [str(run.bvec)]
+    found = {node.name: node.result.outputs for node in workflow.run().nodes()}
+    (before,), (after,) = found["denoise"].out_file, found["unring"].out_file
+    np.testing.assert_allclose(read_array(load_image(before)), ringing, rtol=1e-5)
+    np.testing.assert_allclose(read_array(load_image(after)), unring(ringing), rtol=1e-4)
+    assert found["collect_records"].record["GibbsCorrection"] == name_gibbs_removal()
 
 
 @pytest.mark.parametrize(("method", "name"), [("pepolar", "estimate_field"), ("topup", None)])

@@ -42,7 +42,7 @@ from dmri_fm_workflows.execution.provenance import (
     write_provenance,
 )
 from dmri_fm_workflows.links import refuse_link, refuse_links_of
-from dmri_fm_workflows.outputs.pages import list_pages
+from dmri_fm_workflows.outputs.pages import list_pages, list_viewers
 from dmri_fm_workflows.outputs.publish import clear_partial, publish_text
 from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant
@@ -240,8 +240,10 @@ def _run_graph(job: Job, work_dir: Path, console: Console) -> GraphOutcome:
 
 
 def _place_pages(config: RunConfig, participant: str) -> None:
-    """Write the pages of a complete participant where they are missing."""
-    if not list_pages(config.output_dir, participant, [config.report_output_level]):
+    """Write the pages of a complete participant where they, or viewers, are missing."""
+    has_pages = bool(list_pages(config.output_dir, participant, [config.report_output_level]))
+    has_viewers = bool(list_viewers(config.output_dir, participant))
+    if not has_pages or (config.report_viewer and not has_viewers):
         render_again(config, participant)
 
 
@@ -260,6 +262,7 @@ def _write_pages(
             ),
             level=config.report_output_level,
             is_self_contained=config.self_contained_reports,
+            has_viewer=config.report_viewer,
             stale=stale,
         )
     except DmriError as error:

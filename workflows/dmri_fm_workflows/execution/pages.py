@@ -101,6 +101,7 @@ def _render(config: RunConfig, participant: str) -> None:
         run=_summarise(out, participant, record),
         level=config.report_output_level,
         is_self_contained=config.self_contained_reports,
+        has_viewer=config.report_viewer,
         stale=find_stale(
             out,
             label,

@@ -22,7 +22,7 @@ from dmri_fm_workflows.execution.circumstances import Circumstances
 from dmri_fm_workflows.group.status import find_missing, read_records
 from dmri_fm_workflows.outputs.manifest import write_manifest
 from dmri_fm_workflows.outputs.naming import identify
-from dmri_fm_workflows.outputs.pages import list_pages
+from dmri_fm_workflows.outputs.pages import list_pages, list_viewers
 from dmri_fm_workflows.outputs.publish import publish_text, to_json
 
 
@@ -215,7 +215,8 @@ def write_provenance(output_dir: Path, record: Provenance) -> Path:
     path, text, folder = record.path(output_dir), record.to_json(), output_dir / participant
     records = [p.relative_to(output_dir).as_posix() for p in folder.glob("log/*/provenance.json")]
     names = {name for earlier in read_records(folder)[0] for name in earlier.get("outputs", {})}
-    names |= {*record.outputs, *records, *map(str, list_pages(output_dir, participant))}
+    pages = (*list_pages(output_dir, participant), *list_viewers(output_dir, participant))
+    names |= {*record.outputs, *records, *map(str, pages)}
     own = path.relative_to(output_dir).as_posix()
     write_manifest(output_dir, participant, names, texts={own: text})
     publish_text(text, path)

@@ -22,6 +22,12 @@ from dmri_fm_workflows.group.charts import Chart, Panel, draw_features, draw_pan
 from dmri_fm_workflows.group.distortion import count_methods, tabulate_methods, warn_of_methods
 from dmri_fm_workflows.group.exclusion import tabulate_exclusions
 from dmri_fm_workflows.group.outliers import MIN_SCANS, Z_LIMIT, Flag, flag_scans
+from dmri_fm_workflows.group.ratings import (
+    COMMENTS,
+    RATING_COLUMNS,
+    summarise_ratings,
+    warn_of_ratings,
+)
 from dmri_fm_workflows.group.tables import GroupTable, GroupTables
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.pages import list_pages
@@ -70,7 +76,7 @@ def _numbers(table: pd.DataFrame, column: str) -> NDArray[np.float64]:
 
 def _measures(table: pd.DataFrame) -> list[str]:
     """Return the numeric columns of a table that hold a value, without flags (`_is_`)."""
-    names = (SCAN_ID, *SCAN_COLUMNS, QC_EXCLUDE)
+    names = (SCAN_ID, *SCAN_COLUMNS, QC_EXCLUDE, *RATING_COLUMNS)
     columns = [c for c in table.columns if c not in names and "_is_" not in c]
     return [c for c in columns if np.isfinite(_numbers(table, c)).any()]
 
@@ -278,6 +284,7 @@ def render_group_page(
         *_weights_warnings(tables.features),
         *_protocol_warnings(tables),
         *warn_of_methods(quality),
+        *warn_of_ratings(tables.ratings, quality),
     ]
     filled = [
         c
@@ -308,6 +315,7 @@ def render_group_page(
         flags=_named(flags, quality),
         map_flags=_named(map_flags, scalars),
         hints=_hints(filled),
+        words=(COMMENTS,),
         rule=_RULE,
         quality_chart=_shown(draw_panels(_panels(quality, measures, flags, sites=sites)), pages),
         maps_chart=_shown(draw_panels(map_panels), pages),
@@ -362,6 +370,7 @@ def _summary(tables: GroupTables, *, n_flagged: int) -> tuple[Entry, ...]:
         ),
         Entry("Scans with maps in template space", str(len(tables.scalars))),
         Entry("Scans that stand out", str(n_flagged)),
+        *summarise_ratings(tables.ratings, tables.quality),
         *(
             [Entry("Scans excluded by quality rules", str(len(tables.exclusions.rule_of)))]
             if tables.exclusions.rules

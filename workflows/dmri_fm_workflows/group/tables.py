@@ -12,6 +12,7 @@ from dmri_fm.errors import InputError
 from dmri_fm_workflows.group.collect import OutputFile, Problem, list_outputs, list_participants
 from dmri_fm_workflows.group.conditions import Condition
 from dmri_fm_workflows.group.exclusion import Exclusions, exclude_scans
+from dmri_fm_workflows.group.ratings import Ratings
 from dmri_fm_workflows.group.regional import RegionSource
 from dmri_fm_workflows.group.scalars import LongScalars, frame, gather_scalars
 from dmri_fm_workflows.group.status import ParticipantStatus, read_status
@@ -76,6 +77,8 @@ class GroupTables:
         Scans that quality control excludes, marked in the tables.
     regions
         What each region is, by name.
+    ratings
+        Ratings that `quality` has taken up.
     """
 
     features: tuple[GroupTable, ...]
@@ -87,6 +90,7 @@ class GroupTables:
     scans: pd.DataFrame
     exclusions: Exclusions = field(default_factory=Exclusions)
     regions: Mapping[str, str] = field(default_factory=dict)
+    ratings: Ratings = field(default_factory=Ratings)
 
     @property
     def listed(self) -> tuple[GroupTable, ...]:
@@ -172,6 +176,7 @@ def collect_tables(
     *,
     participants: Sequence[str] | None = None,
     rules: Sequence[Condition] = (),
+    ratings: Ratings | None = None,
 ) -> GroupTables:
     """Collect everything that the group level tabulates.
 
@@ -185,6 +190,8 @@ def collect_tables(
         With their prefix; all by default.
     rules
         Of the exclusion of scans by their quality.
+    ratings
+        Ratings of scans, which the table of image quality takes up.
 
     Raises
     ------
@@ -198,6 +205,8 @@ def collect_tables(
     listing = [list_outputs(output_dir, who) for who in everybody]
     tables = [f for outputs, _ in listing for f in outputs if f.name.extension == ".tsv"]
     quality, bad_quality = gather_rows(f for f in tables if f.name.type.name == "image_qc")
+    ratings = ratings or Ratings()
+    quality = ratings.add_to(quality)
     exclude_scans(rules, quality, quality, {})  # unknown columns are told before the work
     features, bad_features = gather_features(
         f for f in tables if f.name.type.name == "features_scan"
@@ -231,6 +240,7 @@ def collect_tables(
         scans,
         exclusions,
         {name: text for source in sources for name, text in source.about.items()},
+        ratings,
     )
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dmri_fm.identity import RESEARCH_ONLY, identity
+from dmri_fm_workflows.group.ratings import RATING_COLUMNS
 from dmri_fm_workflows.group.regional import MIN_VOXELS, SCALAR_SPACE, STATISTICS
 from dmri_fm_workflows.group.reuse import RECORD_KEY
 from dmri_fm_workflows.group.scalars import map_columns
@@ -23,7 +24,7 @@ from dmri_fm_workflows.outputs.tsv import MISSING, QC_EXCLUDE, SCAN_COLUMNS, SCA
 
 #: Columns of text, whatever they look like: a run `01` is no number.
 _TEXT = frozenset({
-    *(SCAN_ID, *SCAN_COLUMNS, QC_EXCLUDE, "weights_sha256"),
+    *(SCAN_ID, *SCAN_COLUMNS, QC_EXCLUDE, *RATING_COLUMNS, "weights_sha256"),
     *("status", "reason", "run_uuid", "version", "started", "finished"),
 })  # fmt: skip
 

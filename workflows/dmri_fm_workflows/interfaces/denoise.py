@@ -7,6 +7,7 @@ from typing import Any
 
 from nipype.interfaces import mrtrix3
 from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
     Bunch,
     File,
     SimpleInterface,
@@ -15,7 +16,7 @@ from nipype.interfaces.base import (
 )
 from nipype.interfaces.mrtrix3.preprocess import DWIDenoiseInputSpec
 
-from dmri_fm.preprocess.denoise import NAME_ZERO_FILLED, denoise, name_gibbs_removal, unring
+from dmri_fm.preprocess.denoise import NAME_ZERO_FILLED, denoise, unring
 from dmri_fm.preprocess.kspace_extent import is_zero_filled
 from dmri_fm.series import load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import DwiInputSpec
@@ -27,8 +28,6 @@ class _DenoiseInputSpec(DwiInputSpec):
     kspace_extent = traits.Either(
         None, traits.Float(), usedefault=True, desc="share of k-space filled in plane"
     )
-    unring = traits.Bool(False, usedefault=True, desc="also remove Gibbs ringing")
-    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
 
 
 class _DenoiseOutputSpec(TraitedSpec):
@@ -46,15 +45,32 @@ class DenoiseDwi(SimpleInterface):
         dwi = self.inputs.load()
         is_filled = is_zero_filled(self.inputs.kspace_extent)
         result = denoise(dwi, method=self.inputs.method, is_zero_filled=is_filled)
-        data = result.data
-        if self.inputs.unring:
-            data = unring(data, n_jobs=self.inputs.n_threads)
-        out = save_image(data, dwi.affine, Path(runtime.cwd) / "denoised.nii")
+        out = save_image(result.data, dwi.affine, Path(runtime.cwd) / "denoised.nii")
         self._results["out_file"] = str(out)
-        self._results["record"] = {
-            "Denoising": result.method,
-            "GibbsCorrection": name_gibbs_removal() if self.inputs.unring else "none",
-        }
+        self._results["record"] = {"Denoising": result.method}
+        return runtime
+
+
+class _UnringInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="series")
+    n_threads = traits.Int(1, usedefault=True, nohash=True, desc="threads")
+
+
+class _UnringOutputSpec(TraitedSpec):
+    out_file = File(exists=True, desc="series without Gibbs ringing")
+
+
+class UnringDwi(SimpleInterface):
+    """Remove Gibbs ringing from one run by the built-in method."""
+
+    input_spec = _UnringInputSpec
+    output_spec = _UnringOutputSpec
+
+    def _run_interface(self, runtime: Bunch) -> Bunch:
+        image = load_image(self.inputs.in_file, ndim=4)
+        data = unring(read_array(image), n_jobs=self.inputs.n_threads)
+        out = save_image(data, image.affine, Path(runtime.cwd) / "unringed.nii")
+        self._results["out_file"] = str(out)
         return runtime
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from nipype.interfaces.base import (
     Bunch,
-    DynamicTraitedSpec,
     File,
     SimpleInterface,
     TraitedSpec,
-    Undefined,
     isdefined,
     traits,
 )
@@ -22,29 +20,28 @@ from numpy.typing import NDArray
 from dmri_fm import extract_features
 from dmri_fm.errors import WeightsError
 from dmri_fm.gradient_deviation import as_matrices
-from dmri_fm.identity import REGIONS, UNLABELLED, identity, label_of
+from dmri_fm.identity import REGIONS
 from dmri_fm.json_files import read_object
-from dmri_fm.normalise.grid import Grid, number_slices
-from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.free_water import (
     B_SCALING_CHECK_KEY,
     describe_free_water,
     measure_free_water,
 )
-from dmri_fm.preprocess.motion_table import read_motion_tsv
-from dmri_fm.preprocess.quality import mask_volume_ml, series_quality, tensor_quality
+from dmri_fm.preprocess.quality import mask_volume_ml
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm.tensor_maps import TensorMaps
 from dmri_fm.tensor_networks.predict import predict_chosen
-from dmri_fm.tensor_networks.quality import network_quality
 from dmri_fm.tensor_networks.volumes import ChosenVolumes
-from dmri_fm_workflows.interfaces.eddy_quality import read_eddy_quality
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
 from dmri_fm_workflows.interfaces.network_input import NOISE_DOUBT
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
-from dmri_fm_workflows.outputs.sidecars import describe_columns
-from dmri_fm_workflows.outputs.tsv import NOT_MEASURED_KEY, SDC_METHOD, format_table, scan_columns
+from dmri_fm_workflows.outputs.tsv import format_table, scan_columns
+
+
+def read_optional(path: Any, *, ndim: int) -> NDArray[np.float32] | None:
+    """Return the voxels of an image, or None where an input was not given."""
+    return read_array(load_image(path, ndim=ndim)) if isdefined(path) else None
 
 
 class _TensorOutputSpec(TraitedSpec):
@@ -96,7 +93,7 @@ class FitTensor(SimpleInterface):
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
         dwi = self.inputs.load()
-        deviation = _read_optional(self.inputs.deviation_file, ndim=4)
+        deviation = read_optional(self.inputs.deviation_file, ndim=4)
         maps = fit_tensor(
             dwi,
             gradient_deviation=None if deviation is None else as_matrices(deviation),
@@ -144,7 +141,7 @@ class PredictTensor(SimpleInterface):
         maps = predict_chosen(
             part.with_mask(series.brain),
             chosen,
-            noise=_read_optional(self.inputs.noise_file, ndim=3),
+            noise=read_optional(self.inputs.noise_file, ndim=3),
             reasons=[*self.inputs.reasons, *self._scan_reasons(series)],
             **self.inputs.options(),
         )
@@ -194,7 +191,7 @@ class ExtractFeatures(SimpleInterface):
     output_spec = _FeaturesOutputSpec
 
     def _run_interface(self, runtime: Bunch) -> Bunch:
-        rotations = _read_optional(self.inputs.rotations_file, ndim=4)
+        rotations = read_optional(self.inputs.rotations_file, ndim=4)
         features = extract_features(
             self.inputs.load(), rotations=rotations, **self.inputs.options()
         )
@@ -245,150 +242,3 @@ class CheckFreeWater(SimpleInterface):
         )
         self._results["record"] = {B_SCALING_CHECK_KEY: dict(check)}
         return runtime
-
-
-class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
-    raw_file = File(exists=True, desc="merged series as acquired, if there is one")
-    raw_bval_file = File(exists=True, desc="its b-values")
-    raw_bvec_file = File(exists=True, desc="its b-vectors")
-    raw_mask_file = File(exists=True, desc="brain mask on its grid")
-    to_acpc_file = File(exists=True, desc="transform that resamples it into ACPC")
-    motion_file = File(exists=True, desc="transforms of the volumes")
-    outliers_file = File(exists=True, desc="outlier slices, npy")
-    kspace_extents = traits.List(
-        traits.Either(None, traits.Float()), usedefault=True, desc="k-space filled, by run"
-    )
-    eddy_qc_file = File(exists=True, desc="measures of eddy_quad, JSON")
-    not_measured = traits.Dict(usedefault=True, desc="reason by measure that cannot be known")
-    sdc_method = traits.Str(usedefault=True, desc="of susceptibility; empty: not known")
-    tensor_diffusivity_file = File(exists=True, desc="fitted tensor")
-    registration_dice = traits.Float(desc="overlap with the template's brain")
-    mask_agreement_dice = traits.Float(desc="lowest Dice of the mask with a method in it")
-    entities = traits.Dict(mandatory=True, desc="entities of the scan, they lead the row")
-
-
-class _QualityOutputSpec(TraitedSpec):
-    qc_file = File(exists=True, desc="one row of quality measures")
-    record = traits.Dict(desc="column descriptions, for the sidecar")
-
-
-class AssessQuality(SimpleInterface):
-    """Measure the quality of a series, raw and preprocessed, and of the networks' tensors.
-
-    Parameters
-    ----------
-    networks
-        Tensor networks that run, by name; each adds the inputs `<label>_diffusivity_file` and
-        `<label>_ood_file`.
-    encoders
-        Encoders that run, by name; each adds the input `<label>_ood`.
-    **inputs
-        Inputs by name.
-    """
-
-    input_spec = _QualityInputSpec
-    output_spec = _QualityOutputSpec
-
-    def __init__(
-        self, networks: Sequence[str] = (), encoders: Sequence[str] = (), **inputs: Any
-    ) -> None:
-        super().__init__(**inputs)
-        self._networks = tuple(label_of(name) for name in networks)
-        self._encoders = tuple(label_of(name) for name in encoders)
-        for label in self._networks:
-            for end in ("diffusivity_file", "ood_file"):
-                _add_input(self.inputs, f"{label}_{end}", File(exists=True))
-        for label in self._encoders:
-            _add_input(self.inputs, f"{label}_ood", traits.Dict())
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        dwi = self.inputs.load()
-        fitted = _read_optional(self.inputs.tensor_diffusivity_file, ndim=4)
-        quality = self._series_columns(dwi)
-        row: dict[str, Any] = (
-            scan_columns(self.inputs.entities)
-            | quality
-            | read_eddy_quality(self.inputs.eddy_qc_file)
-            | tensor_quality(fitted, dwi.brain)
-            | self._network_columns(dwi, fitted)
-            | {
-                "raw_kspace_extent": self._kspace_extent(),
-                "mask_volume_ml": mask_volume_ml(dwi),
-                "mask_agreement_dice": _number(self.inputs.mask_agreement_dice),
-                "registration_dice": _number(self.inputs.registration_dice),
-                SDC_METHOD: self.inputs.sdc_method or None,
-                "ood_score": None,
-                "ood_percentile": None,
-            }
-            | self._scan_columns()
-        )
-        out = Path(runtime.cwd) / "image_qc.tsv"
-        out.write_text(format_table([row], list(row)), encoding="utf-8")
-        self._results["qc_file"] = str(out)
-        unknown = dict(self.inputs.not_measured)
-        described = describe_columns(list(row))
-        self._results["record"] = described | ({NOT_MEASURED_KEY: unknown} if unknown else {})
-        return runtime
-
-    def _kspace_extent(self) -> float | None:
-        """Return the smallest extent of k-space of the runs; None if none is known."""
-        return min((e for e in self.inputs.kspace_extents if e is not None), default=None)
-
-    def _series_columns(self, dwi: Dwi) -> dict[str, float | int | None]:
-        """Return measures of the series, raw and preprocessed."""
-        inputs = self.inputs
-        if not isdefined(inputs.raw_file):
-            return series_quality(dwi)
-        raw = inputs.open_dwi(
-            inputs.raw_file, inputs.raw_bval_file, inputs.raw_bvec_file, inputs.raw_mask_file
-        )
-        return series_quality(
-            dwi,
-            raw,
-            fd_mm=read_motion_tsv(inputs.motion_file).fd_mm,
-            is_outlier=np.load(inputs.outliers_file),
-            slice_numbers=number_slices(
-                Grid(dwi.shape[:3], dwi.affine),
-                Grid(raw.shape[:3], raw.affine),
-                read_point_map(inputs.to_acpc_file),
-            ),
-        )
-
-    def _network_columns(
-        self, dwi: Dwi, fitted: NDArray[np.float32] | None
-    ) -> dict[str, float | None]:
-        """Return measures of each network's tensor, `<label>_<measure>`."""
-        found: dict[str, float | None] = {}
-        for label in self._networks:
-            network = _read_optional(getattr(self.inputs, f"{label}_diffusivity_file"), ndim=4)
-            if network is None:
-                continue
-            ood = _read_optional(getattr(self.inputs, f"{label}_ood_file"), ndim=3)
-            measures = network_quality(network, fitted, dwi=dwi, ood=ood)
-            found |= {f"{label}_{name}": value for name, value in measures.items()}
-        return found
-
-    def _scan_columns(self) -> dict[str, float]:
-        """Return each encoder's out-of-distribution score, `<label>_ood_score`.
-
-        Names of some lack the label, see :data:`~dmri_fm.identity.UNLABELLED`.
-        """
-        found: dict[str, float] = {}
-        for label in self._encoders:
-            scores = getattr(self.inputs, f"{label}_ood")
-            start = "" if identity(label).name in UNLABELLED else f"{label}_"
-            found |= {f"{start}{k}": v for k, v in scores.items()} if isdefined(scores) else {}
-        return found
-
-
-def _add_input(inputs: DynamicTraitedSpec, name: str, trait: Any) -> None:
-    inputs.add_trait(name, trait)
-    inputs.trait_set(trait_change_notify=False, **{name: Undefined})
-
-
-def _read_optional(path: Any, *, ndim: int) -> NDArray[np.float32] | None:
-    return read_array(load_image(path, ndim=ndim)) if isdefined(path) else None
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isdefined(value) else None

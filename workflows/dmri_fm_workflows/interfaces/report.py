@@ -7,11 +7,8 @@ from pathlib import Path
 import numpy as np
 from nipype.interfaces.base import (
     BaseInterfaceInputSpec,
-    Bunch,
     File,
     InputMultiObject,
-    SimpleInterface,
-    TraitedSpec,
     isdefined,
     traits,
 )
@@ -22,42 +19,12 @@ from dmri_fm.identity import identity
 from dmri_fm.model_metadata import metadata_of_map
 from dmri_fm.normalise.grid import Image3D
 from dmri_fm.normalise.template import load_template
-from dmri_fm.preprocess.motion_table import read_motion_tsv
-from dmri_fm.series import load_image, read_array
+from dmri_fm.series import load_image
+from dmri_fm_workflows.interfaces.figure import Figure, open_array, open_mask
 from dmri_fm_workflows.interfaces.gradients import GradientInputSpec
 from dmri_fm_workflows.outputs.tsv import MISSING, read_table
 from dmri_fm_workflows.report import figures
 from dmri_fm_workflows.report.features import PatchTokens
-
-
-def _open(path: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the voxels and the affine of an image."""
-    image = load_image(path)
-    return read_array(image, path=path), np.asarray(image.affine)
-
-
-def _open_mask(path: str) -> np.ndarray:
-    return _open(path)[0] > 0
-
-
-class _FigureOutputSpec(TraitedSpec):
-    out_file = File(exists=True, desc="the figure, SVG")
-
-
-class _Figure(SimpleInterface):
-    """An interface that draws one figure, `figure.svg`."""
-
-    output_spec = _FigureOutputSpec
-
-    def _run_interface(self, runtime: Bunch) -> Bunch:
-        out = Path(runtime.cwd) / "figure.svg"
-        self._draw(out)
-        self._results["out_file"] = str(out)
-        return runtime
-
-    def _draw(self, out: Path) -> None:
-        """Load the inputs and draw the figure into a file."""
-        raise NotImplementedError
 
 
 class _MaskInputSpec(BaseInterfaceInputSpec):
@@ -66,14 +33,14 @@ class _MaskInputSpec(BaseInterfaceInputSpec):
     title = traits.Str("Brain mask", usedefault=True, desc="title")
 
 
-class PlotMask(_Figure):
+class PlotMask(Figure):
     """Draw the contour of a brain mask on its image."""
 
     input_spec = _MaskInputSpec
 
     def _draw(self, out: Path) -> None:
-        image, affine = _open(self.inputs.in_file)
-        mask = _open_mask(self.inputs.mask_file)
+        image, affine = open_array(self.inputs.in_file)
+        mask = open_mask(self.inputs.mask_file)
         figures.plot_mask(image, mask, affine, out, title=self.inputs.title)
 
 
@@ -83,7 +50,7 @@ class _SchemeInputSpec(GradientInputSpec):
     bvec_file = File(exists=True, mandatory=True, desc="b-vectors, FSL convention")
 
 
-class PlotScheme(_Figure):
+class PlotScheme(Figure):
     """Draw the gradient directions of every shell."""
 
     input_spec = _SchemeInputSpec
@@ -107,15 +74,15 @@ class _BeforeAfterInputSpec(BaseInterfaceInputSpec):
     title = traits.Str("Before and after", usedefault=True, desc="title")
 
 
-class PlotBeforeAfter(_Figure):
+class PlotBeforeAfter(Figure):
     """Draw two states of an image with a slider."""
 
     input_spec = _BeforeAfterInputSpec
 
     def _draw(self, out: Path) -> None:
-        before, affine = _open(self.inputs.before_file)
-        after, _ = _open(self.inputs.after_file)
-        mask = _open_mask(self.inputs.mask_file)
+        before, affine = open_array(self.inputs.before_file)
+        after, _ = open_array(self.inputs.after_file)
+        mask = open_mask(self.inputs.mask_file)
         figures.plot_before_after(
             before,
             after,
@@ -133,92 +100,65 @@ class _FieldInputSpec(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class PlotField(_Figure):
+class PlotField(Figure):
     """Draw the distortion field beside the b=0 reference."""
 
     input_spec = _FieldInputSpec
 
     def _draw(self, out: Path) -> None:
-        image, affine = _open(self.inputs.in_file)
-        hz, _ = _open(self.inputs.field_file)
-        figures.plot_field(image, hz, affine, out, mask=_open_mask(self.inputs.mask_file))
+        image, affine = open_array(self.inputs.in_file)
+        hz, _ = open_array(self.inputs.field_file)
+        figures.plot_field(image, hz, affine, out, mask=open_mask(self.inputs.mask_file))
 
 
-class _DenoisingInputSpec(BaseInterfaceInputSpec):
-    raw_file = File(exists=True, mandatory=True, desc="merged series as acquired")
-    dwi_file = File(exists=True, mandatory=True, desc="the same, denoised")
-    bval_file = File(exists=True, mandatory=True, desc="b-values")
-    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+class _RemovalInputSpec(BaseInterfaceInputSpec):
+    before_files = InputMultiObject(File(exists=True), mandatory=True, desc="runs before")
+    after_files = InputMultiObject(File(exists=True), mandatory=True, desc="runs after")
+    bval_files = InputMultiObject(File(exists=True), mandatory=True, desc="their b-values")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask, on the first run's grid")
+    title = traits.Str("Denoising", usedefault=True, desc="title")
 
 
-class PlotDenoising(_Figure):
-    """Draw volumes of lowest and highest b before and after denoising, and their difference."""
+class PlotRemoval(Figure):
+    """Draw volumes of lowest and highest b before and after a correction, and what it removed."""
 
-    input_spec = _DenoisingInputSpec
-
-    def _draw(self, out: Path) -> None:
-        bvals = np.atleast_1d(np.loadtxt(self.inputs.bval_file))
-        shown = dict.fromkeys(map(int, (np.argmin(bvals), np.argmax(bvals))))
-        before = load_image(self.inputs.raw_file, ndim=4)
-        after = load_image(self.inputs.dwi_file, ndim=4)
-        mask = _open_mask(self.inputs.mask_file)
-        volumes = {
-            f"volume {v + 1}, b = {bvals[v]:.0f}": (
-                np.asarray(before.dataobj[..., v], dtype=np.float32),
-                np.asarray(after.dataobj[..., v], dtype=np.float32),
-            )
-            for v in shown
-        }
-        figures.plot_denoising(volumes, np.asarray(before.affine), out, mask=mask)
-
-
-class _NoiseInputSpec(BaseInterfaceInputSpec):
-    noise_file = File(exists=True, mandatory=True, desc="noise map")
-    residual_files = InputMultiObject(File(exists=True), desc="map of what was removed, or none")
-    mask_file = File(exists=True, mandatory=True, desc="brain mask")
-
-
-class PlotNoise(_Figure):
-    """Draw the noise map and the map of what denoising removed."""
-
-    input_spec = _NoiseInputSpec
+    input_spec = _RemovalInputSpec
 
     def _draw(self, out: Path) -> None:
-        noise, affine = _open(self.inputs.noise_file)
-        maps = {"noise of one volume": noise}
-        if isdefined(self.inputs.residual_files):
-            maps["removed, root mean square"] = _open(self.inputs.residual_files[0])[0]
-        mask = _open_mask(self.inputs.mask_file)
-        figures.plot_maps(maps, affine, out, mask=mask, title="Noise and residual")
-
-
-class _CarpetInputSpec(BaseInterfaceInputSpec):
-    dwi_file = File(exists=True, mandatory=True, desc="merged series, not resampled")
-    bval_file = File(exists=True, mandatory=True, desc="b-values")
-    mask_file = File(exists=True, mandatory=True, desc="brain mask")
-    motion_file = File(exists=True, mandatory=True, desc="transforms of the volumes")
-    outliers_file = File(exists=True, mandatory=True, desc="outlier slices, npy")
-
-
-class PlotCarpet(_Figure):
-    """Draw head motion over the slices of every volume."""
-
-    input_spec = _CarpetInputSpec
-
-    def _draw(self, out: Path) -> None:
-        data, _ = _open(self.inputs.dwi_file)
-        mask = _open_mask(self.inputs.mask_file)
-        motion = read_motion_tsv(self.inputs.motion_file)
-        figures.plot_carpet(
-            data,
-            mask,
-            motion.fd_mm,
-            motion.parameters,
-            np.load(self.inputs.outliers_file),
-            out,
-            bvals=np.loadtxt(self.inputs.bval_file),
-            eddy_shift_mm=motion.eddy.shift_mm,
+        bvals_of = [np.atleast_1d(np.loadtxt(path)) for path in self.inputs.bval_files]
+        places = [(run, v) for run, bvals in enumerate(bvals_of) for v in range(len(bvals))]
+        bvals = np.concatenate(bvals_of)
+        before, after = (
+            [load_image(path, ndim=4) for path in paths]
+            for paths in (self.inputs.before_files, self.inputs.after_files)
         )
+        volumes = {}
+        for number in dict.fromkeys(map(int, (np.argmin(bvals), np.argmax(bvals)))):
+            run, v = places[number]
+            volumes[f"volume {number + 1}, b = {bvals[number]:.0f}"] = (
+                np.asarray(before[run].dataobj[..., v], dtype=np.float32),
+                np.asarray(after[run].dataobj[..., v], dtype=np.float32),
+            )
+        mask = open_mask(self.inputs.mask_file)
+        affine = np.asarray(before[0].affine)
+        figures.plot_removal(volumes, affine, out, mask=mask, title=self.inputs.title)
+
+
+class _BiasInputSpec(BaseInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True, desc="b=0 reference with its bias")
+    bias_file = File(exists=True, mandatory=True, desc="factor of the signal, same grid")
+    mask_file = File(exists=True, mandatory=True, desc="brain mask")
+
+
+class PlotBias(Figure):
+    """Draw the b=0 reference before and after its receive field is divided out."""
+
+    input_spec = _BiasInputSpec
+
+    def _draw(self, out: Path) -> None:
+        image, affine = open_array(self.inputs.in_file)
+        bias, _ = open_array(self.inputs.bias_file)
+        figures.plot_bias(image, bias, affine, out, mask=open_mask(self.inputs.mask_file))
 
 
 class _RegistrationInputSpec(BaseInterfaceInputSpec):
@@ -230,15 +170,15 @@ class _RegistrationInputSpec(BaseInterfaceInputSpec):
     title = traits.Str("Registration", usedefault=True, desc="title")
 
 
-class PlotRegistration(_Figure):
+class PlotRegistration(Figure):
     """Draw two registered images with a slider, and contours."""
 
     input_spec = _RegistrationInputSpec
 
     def _draw(self, out: Path) -> None:
-        moving, _ = _open(self.inputs.moving_file)
-        fixed, affine = _open(self.inputs.fixed_file)
-        mask = _open_mask(self.inputs.mask_file)
+        moving, _ = open_array(self.inputs.moving_file)
+        fixed, affine = open_array(self.inputs.fixed_file)
+        mask = open_mask(self.inputs.mask_file)
         figures.plot_registration(
             moving,
             fixed,
@@ -256,15 +196,15 @@ class _ColourFaInputSpec(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class PlotColourFa(_Figure):
+class PlotColourFa(Figure):
     """Draw FA coloured by the main direction."""
 
     input_spec = _ColourFaInputSpec
 
     def _draw(self, out: Path) -> None:
-        fa, affine = _open(self.inputs.fa_file)
-        v1, _ = _open(self.inputs.v1_file)
-        mask = _open_mask(self.inputs.mask_file)
+        fa, affine = open_array(self.inputs.fa_file)
+        v1, _ = open_array(self.inputs.v1_file)
+        mask = open_mask(self.inputs.mask_file)
         figures.plot_colour_fa(fa, v1, affine, out, mask=mask)
 
 
@@ -278,23 +218,26 @@ class _CompareInputSpec(BaseInterfaceInputSpec):
     mask_file = File(exists=True, mandatory=True, desc="brain mask")
 
 
-class PlotComparison(_Figure):
+class PlotComparison(Figure):
     """Draw FA of the tensor fit beside FA of the network."""
 
     input_spec = _CompareInputSpec
 
     def _draw(self, out: Path) -> None:
-        tensor, affine = _open(self.inputs.tensor_file)
-        network, _ = _open(self.inputs.network_file)
-        mask = _open_mask(self.inputs.mask_file)
+        tensor, affine = open_array(self.inputs.tensor_file)
+        network, _ = open_array(self.inputs.network_file)
+        mask = open_mask(self.inputs.mask_file)
         name = identity(self.inputs.model).title
         status = metadata_of_map(self.inputs.record, "fa")["Status"]
         more = {}
         if isdefined(self.inputs.std_file):
-            more[f"standard deviation of FA, {name}"] = _open(self.inputs.std_file)[0], (0.0, 0.1)
+            more[f"standard deviation of FA, {name}"] = (
+                open_array(self.inputs.std_file)[0],
+                (0.0, 0.1),
+            )
         if isdefined(self.inputs.ood_file):
             ood = f"out of distribution for the {name}: percentile of its training data"
-            more[ood] = _open(self.inputs.ood_file)[0], (50.0, 100.0)
+            more[ood] = open_array(self.inputs.ood_file)[0], (50.0, 100.0)
         figures.plot_scalar_comparison(
             tensor,
             network,
@@ -313,7 +256,7 @@ class _FeaturesInputSpec(BaseInterfaceInputSpec):
     sensitivity_file = File(exists=True, desc="how far features follow the signal of a place")
 
 
-class PlotFeatures(_Figure):
+class PlotFeatures(Figure):
     """Draw the scan's features, and the patches' principal components or the sensitivity."""
 
     input_spec = _FeaturesInputSpec
@@ -339,7 +282,7 @@ class PlotFeatures(_Figure):
         """Return what is drawn for each place, by its words."""
         if not isdefined(self.inputs.sensitivity_file):
             return {}
-        data, affine = _open(self.inputs.sensitivity_file)
+        data, affine = open_array(self.inputs.sensitivity_file)
         return {"Sensitivity of the features to the signal of a place": Image3D(data, affine)}
 
 
@@ -349,14 +292,14 @@ class _TemplateContourInputSpec(BaseInterfaceInputSpec):
     title = traits.Str(mandatory=True, desc="title")
 
 
-class PlotInTemplate(_Figure):
+class PlotInTemplate(Figure):
     """Draw the template's white matter and the brain of the series on a map of 0 to 1."""
 
     input_spec = _TemplateContourInputSpec
 
     def _draw(self, out: Path) -> None:
-        image, affine = _open(self.inputs.in_file)
-        mask = _open_mask(self.inputs.mask_file)
+        image, affine = open_array(self.inputs.in_file)
+        mask = open_mask(self.inputs.mask_file)
         figures.plot_contours(
             image,
             {

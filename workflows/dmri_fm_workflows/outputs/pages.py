@@ -32,6 +32,15 @@ def page_path(participant: str, level: str, session: str = "") -> PurePosixPath:
     return PurePosixPath(participant, f"{participant}.html")
 
 
+def list_viewers(output_dir: str | Path, participant: str) -> list[PurePosixPath]:
+    """Return the viewers of a participant's series, relative to the output folder."""
+    folder = Path(output_dir, participant, "figures")
+    return sorted(
+        PurePosixPath(participant, "figures", path.name)
+        for path in folder.glob("*_desc-viewer_dwi.html")
+    )
+
+
 def list_pages(
     output_dir: str | Path, participant: str, levels: Iterable[str] = REPORT_LEVELS
 ) -> list[PurePosixPath]:

@@ -63,7 +63,7 @@ CARRIED_OVER = (
 )
 
 #: Suffixes of maps that are 0 outside the brain.
-_IN_THE_BRAIN = ("dwimap", "noisemap", "residualmap")
+_IN_THE_BRAIN = ("dwimap", "noisemap", "residualmap", "cnrmap")
 
 #: How the b-vectors beside a corrected series are to be read.
 BVEC_CONVENTION = (

@@ -126,6 +126,8 @@ class SeriesSection:
         In the order of processing.
     quality
         Rows of its quality table.
+    viewer
+        Path of its viewer relative to the output folder; empty without one.
     not_used
         Images that could have corrected its distortion, and why they do not: path and reason.
     """
@@ -135,6 +137,7 @@ class SeriesSection:
     figures: tuple[Figure, ...] = ()
     quality: tuple[QualityRow, ...] = ()
     not_used: tuple[Entry, ...] = ()
+    viewer: str = ""
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,15 @@ ANATOMY_FIGURES = ("t1wmask", "t1wtemplate")
 SERIES_FIGURES = (
     "samplingscheme",
     "denoising",
+    "unringing",
     "noise",
     "sdc",
     "fieldmap",
+    "bias",
     "dwiref",
     "coreg",
     "carpetplot",
+    "cnr",
     "fa",
     "famni",
     "tensorvsnetwork",
@@ -150,6 +153,12 @@ def read_report(output_dir: Path, paths: Collection[Path], report: ReportData) -
     )
 
 
+def list_series(output_dir: Path, paths: Collection[Path]) -> list[Mapping[str, str]]:
+    """Return the entities of the series of some outputs; errors are those of a report."""
+    scans = _read_scans(output_dir, paths, "*_space-ACPC_desc-preproc_dwi.json")
+    return [scan.entities for scan in scans]
+
+
 def _read_scans(output_dir: Path, paths: Collection[Path], pattern: str) -> list[_Scan]:
     return [
         _Scan(path, identify(path.relative_to(output_dir)).source_entities, read_object(path))
@@ -207,8 +216,10 @@ def _series_section(output_dir: Path, paths: Collection[Path], scan: _Scan) -> S
             b0_threshold=stated_b0_threshold(scan.sidecar),
         )
         geometry = describe_series(image.shape, image.affine, gtab)
+    viewer = output_path(scan.entities, "viewer")
     return SeriesSection(
         scan.name,
+        viewer=str(viewer) if output_dir / viewer in paths else "",
         entries=(*geometry, *_sidecar_entries(scan.sidecar)),
         figures=_figures(output_dir, paths, scan, SERIES_FIGURES),
         quality=quality_rows(*_read_measures(output_dir, paths, scan)),

@@ -8,14 +8,15 @@ from base64 import b64encode
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from dmri_fm import __version__
-from dmri_fm_workflows.outputs.pages import list_pages, page_path
+from dmri_fm_workflows.outputs.pages import list_pages, list_viewers, page_path
 from dmri_fm_workflows.outputs.publish import publish_text
 from dmri_fm_workflows.report.content import ReportData, ReportWarning, RunError, RunSummary
 from dmri_fm_workflows.report.page import render_report
-from dmri_fm_workflows.report.participant import read_report
+from dmri_fm_workflows.report.participant import list_series, read_report
+from dmri_fm_workflows.report.viewer import write_viewer
 
 #: Packages whose versions decide the numbers.
 PACKAGES = ("antspyx", "deepbet", "dipy", "nibabel", "nipype", "niworkflows", "numpy", "torch")
@@ -40,6 +41,7 @@ def write_participant_pages(
     run: RunSummary,
     level: str = "root",
     is_self_contained: bool = False,
+    has_viewer: bool = False,
     stale: Collection[Path] = (),
     warnings: Sequence[ReportWarning] = (),
 ) -> tuple[Path, ...]:
@@ -60,6 +62,8 @@ def write_participant_pages(
         page of a session shows what is in its folder, and the errors of the whole run.
     is_self_contained
         Figures stand inside the pages.
+    has_viewer
+        A viewer of each series is written as well; without, those of earlier runs are removed.
     stale
         Outputs of earlier runs, which the pages do not show.
     warnings
@@ -68,7 +72,7 @@ def write_participant_pages(
     Returns
     -------
     tuple of Path
-        The pages.
+        The pages, and behind them the viewers.
 
     Raises
     ------
@@ -78,6 +82,7 @@ def write_participant_pages(
     participant = f"sub-{label}"
     home = output_dir / participant
     there = set(home.rglob("*")).difference(stale)
+    viewers = _place_viewers(output_dir, participant, there, has_viewer=has_viewer)
     sessions = sorted({p.relative_to(home).parts[0] for p in there if p.match("ses-*/*/*.json")})
     pages = []
     for session in sessions if level == "session" and sessions else [""]:
@@ -92,12 +97,28 @@ def write_participant_pages(
         )
         report = read_report(output_dir, _of_session(there, home, session), empty)
         if is_self_contained:
-            report = replace(report, embedded=_embed(output_dir, report))
+            # A page that is sent alone would link to a viewer that stays behind.
+            alone = tuple(replace(section, viewer="") for section in report.series)
+            report = replace(report, embedded=_embed(output_dir, report), series=alone)
         publish_text(render_report(report), output_dir / path)
         pages.append(path)
     for path in set(list_pages(output_dir, participant)).difference(pages):
         (output_dir / path).unlink()
-    return tuple(output_dir / path for path in pages)
+    return tuple(output_dir / path for path in (*pages, *viewers))
+
+
+def _place_viewers(
+    output_dir: Path, participant: str, there: set[Path], *, has_viewer: bool
+) -> list[PurePosixPath]:
+    """Remove old viewers and write new ones; `there`, the participant's files, follows."""
+    for path in list_viewers(output_dir, participant):
+        (output_dir / path).unlink()
+        there.discard(output_dir / path)
+    if not has_viewer:
+        return []
+    scans = list_series(output_dir, there)
+    there.update(write_viewer(output_dir, frozenset(there), scan) for scan in scans)
+    return list_viewers(output_dir, participant)
 
 
 def _of_session(paths: Collection[Path], home: Path, session: str) -> set[Path]:

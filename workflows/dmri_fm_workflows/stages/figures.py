@@ -8,16 +8,16 @@ from typing import Any
 import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.interfaces.normalise import ResampleTo
+from dmri_fm_workflows.interfaces.quality_figures import PlotCarpet, PlotCnr, PlotNoise
 from dmri_fm_workflows.interfaces.report import (
     PlotBeforeAfter,
-    PlotCarpet,
+    PlotBias,
     PlotColourFa,
-    PlotDenoising,
     PlotField,
     PlotInTemplate,
     PlotMask,
-    PlotNoise,
     PlotRegistration,
+    PlotRemoval,
     PlotScheme,
 )
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
@@ -71,12 +71,16 @@ def init_series_figures_wf(
 
     Inputs
     ------
-    denoised_file, raw_file, bval_file, raw_bvec_file, motion_file, outliers_file
-        Merged series, as denoised and as acquired, with gradients and motion.
+    run_dwi_files, denoised_files, ringing_files, run_bval_files
+        Runs as acquired, corrected, and before the removal of Gibbs ringing, with b-values.
+    raw_file, bval_file, raw_bvec_file, motion_file, outliers_file
+        Merged series as acquired, with gradients and motion.
     dwi_file, bvec_file
         Preprocessed series, instead.
     dwiref_file, uncorrected_file, dwi_mask_file
         b=0 reference after and before distortion correction, and its mask.
+    biased_dwiref_file, bias_file
+        b=0 reference with its bias, and the receive field that the series is divided by.
     acpc_dwiref_file, acpc_mask_file, mni_mask_file
         The same after the one resampling.
     acpc_field_file
@@ -87,13 +91,17 @@ def init_series_figures_wf(
         Anatomy, or the series' own registration to the template.
     tensor_fa_file, tensor_v1_file, tensor_fa_mni_file
         Maps of the tensor fit.
+    cnr_files, cnr_record
+        Contrast-to-noise ratio by shell, or nothing, and the shells.
 
     Outputs
     -------
     samplingscheme_figure, dwiref_figure, coreg_figure
         SVG files of every series.
-    carpetplot_figure, denoising_figure, noise_figure, sdc_figure, fieldmap_figure, fa_figure,
-    famni_figure
+    cnr_figure
+        None where no shell has enough directions.
+    carpetplot_figure, denoising_figure, unringing_figure, noise_figure, sdc_figure,
+    fieldmap_figure, bias_figure, fa_figure, famni_figure
         Of the stages that run.
     """
     drawings = _drawings(plan)
@@ -121,6 +129,10 @@ def _drawings(plan: SeriesPlan) -> dict[str, Drawing]:
     if plan.is_preprocessed:
         scheme = {f: f for f in SERIES_FILES}
     drawings: dict[str, Drawing] = {
+        "cnr": (
+            PlotCnr(),
+            {"cnr_files": "cnr_files", "cnr_record": "record", "acpc_mask_file": "mask_file"},
+        ),
         "samplingscheme": (PlotScheme(), scheme),
         "dwiref": (
             PlotMask(title="b=0 reference and brain mask"),
@@ -134,8 +146,13 @@ def _drawings(plan: SeriesPlan) -> dict[str, Drawing]:
         maps |= {"acpc_residual_files": "residual_files"} if has_residual(plan) else {}
         drawings["noise"] = (PlotNoise(), maps)
     if plan.engines.denoise != "none":
-        inputs = {"raw_file": "raw_file", "bval_file": "bval_file", "denoised_file": "dwi_file"}
-        drawings["denoising"] = (PlotDenoising(), inputs | _MASKED)
+        after = "ringing_files" if plan.unring else "denoised_files"
+        drawings["denoising"] = _plot_removal("Denoising", "run_dwi_files", after)
+    if plan.unring:
+        drawings["unringing"] = _plot_removal("Gibbs ringing", "ringing_files", "denoised_files")
+    if plan.unbias:
+        inputs = {"biased_dwiref_file": "in_file", "bias_file": "bias_file"}
+        drawings["bias"] = (PlotBias(), inputs | _MASKED)
     if plan.sdc.has_field:
         inputs = {"uncorrected_file": "before_file", "dwiref_file": "after_file"}
         drawings["sdc"] = (PlotBeforeAfter(title="Susceptibility distortion"), inputs | _MASKED)
@@ -149,6 +166,12 @@ def _drawings(plan: SeriesPlan) -> dict[str, Drawing]:
             {"tensor_fa_mni_file": "in_file", "mni_mask_file": "mask_file"},
         )
     return drawings
+
+
+def _plot_removal(title: str, before: str, after: str) -> Drawing:
+    """Return the figure of what a correction took from the runs, by the fields of its ends."""
+    inputs = {before: "before_files", after: "after_files", "run_bval_files": "bval_files"}
+    return PlotRemoval(title=title), inputs | _MASKED
 
 
 def _plot_registration(moving: str, fixed: str) -> PlotRegistration:

@@ -170,7 +170,13 @@ CHECK_OUTPUTS = (
     Output("fixed_bvec", ("fixed_bvec_files",), record="gradient_check_record", is_optional=True),
 )
 
-QUALITY_OUTPUTS = (Output("image_qc", ("qc_file",), record="qc_record"),)
+QUALITY_OUTPUTS = (
+    Output("image_qc", ("qc_file",), record="qc_record"),
+    Output("cnr", ("cnr_files",), ACPC, "cnr_record", is_optional=True),
+)
+
+#: Figures of what a run may find not to be there.
+_OPTIONAL_FIGURES = ("cnr",)
 
 
 def map_outputs(model: str, maps: Collection[str] | None = None) -> tuple[Output, ...]:
@@ -230,7 +236,10 @@ def _figure_of(model: str, figure: str) -> tuple[Output, ...]:
 
 def figure_outputs(names: Sequence[str]) -> tuple[Output, ...]:
     """Return the sinks of report figures by their `desc` label."""
-    return tuple(Output(f"figure_{name}", (f"{name}_figure",)) for name in names)
+    return tuple(
+        Output(f"figure_{name}", (f"{name}_figure",), is_optional=name in _OPTIONAL_FIGURES)
+        for name in names
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import nipype.pipeline.engine as pe
 from dmri_fm.identity import label_of
 from dmri_fm_workflows.bids.gradient_fixes import describe_run
 from dmri_fm_workflows.interfaces.gradient_check import CheckGradients
-from dmri_fm_workflows.interfaces.models import AssessQuality, CheckFreeWater
+from dmri_fm_workflows.interfaces.models import CheckFreeWater
+from dmri_fm_workflows.interfaces.quality import AssessQuality
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, open_workflow
 
@@ -138,6 +139,9 @@ def init_quality_wf(
     -------
     qc_file, qc_record
         One row of quality measures, and the descriptions of its columns.
+    cnr_files, cnr_record
+        Contrast-to-noise ratio, a volume for each shell, none where directions are too few; and
+        the shells.
     """
     inputs = {**ACPC_FILES, "registration_dice": "registration_dice"}
     if plan.given_mask is None:
@@ -164,7 +168,9 @@ def init_quality_wf(
         ]
     of_models += [f"{label_of(encoder)}_ood" for encoder in plan.encoders]
     inputs |= {field: field for field in of_models}
-    workflow, inputnode, outputnode = open_workflow(name, inputs, ["qc_file", "qc_record"])
+    outputs = {"qc_file": "qc_file", "record": "qc_record"}
+    outputs |= {field: field for field in ("cnr_files", "cnr_record")}
+    workflow, inputnode, outputnode = open_workflow(name, inputs, outputs.values())
     quality = pe.Node(
         AssessQuality(
             plan.networks,
@@ -179,6 +185,6 @@ def init_quality_wf(
         quality.inputs.sdc_method = plan.sdc.method
     workflow.connect([
         (inputnode, quality, list(inputs.items())),
-        (quality, outputnode, [("qc_file", "qc_file"), ("record", "qc_record")]),
+        (quality, outputnode, list(outputs.items())),
     ])  # fmt: skip
     return workflow

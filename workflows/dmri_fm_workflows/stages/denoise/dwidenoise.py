@@ -12,10 +12,14 @@ from dmri_fm_workflows.interfaces.programs import (
     name_dwidenoise,
     name_mrdegibbs,
 )
-from dmri_fm_workflows.interfaces.records import MergeRecords, MergeRunRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import Resources, open_workflow
-from dmri_fm_workflows.stages.denoise.engine import DenoiseEngine, describe_runs
+from dmri_fm_workflows.stages.denoise.engine import (
+    DenoiseEngine,
+    connect_unringing,
+    denoise_outputs,
+    describe_runs,
+)
 
 
 def init_dwidenoise_wf(
@@ -34,11 +38,13 @@ def init_dwidenoise_wf(
     -------
     denoised_files
         Denoised runs, in order.
+    ringing_files
+        The same before the removal of Gibbs ringing, if asked for.
     denoise_record
         Method, with its version.
     """
-    workflow, inputnode, outputnode = open_workflow(
-        name, ["run_dwi_files", "run_kspace_extents"], ["denoised_files", "denoise_record"]
+    workflow, inputnode, _ = open_workflow(
+        name, ["run_dwi_files", "run_kspace_extents"], denoise_outputs(plan)
     )
     denoise = pe.MapNode(
         DwiDenoise(nthreads=resources.omp_nthreads, out_file="denoised.nii"),
@@ -47,30 +53,18 @@ def init_dwidenoise_wf(
         n_procs=resources.omp_nthreads,
         mem_gb=3 * plan.size_gb,
     )
-    last = denoise
-    if plan.unring:
-        last = pe.MapNode(
-            mrtrix3.MRDeGibbs(nthreads=resources.omp_nthreads, out_file="unringed.nii"),
-            iterfield=["in_file"],
-            name="mrdegibbs",
-            n_procs=resources.omp_nthreads,
-            mem_gb=2 * plan.size_gb,
-        )
-        workflow.connect(denoise, "out_file", last, "in_file")
-    collect = pe.Node(MergeRunRecords(), name="collect_runs", run_without_submitting=True)
-    merge = pe.Node(
-        MergeRecords(base={"GibbsCorrection": plan.unringing}),
-        name="collect_records",
-        run_without_submitting=True,
+    unring = pe.MapNode(
+        mrtrix3.MRDeGibbs(nthreads=resources.omp_nthreads, out_file="unringed.nii"),
+        iterfield=["in_file"],
+        name="mrdegibbs",
+        n_procs=resources.omp_nthreads,
+        mem_gb=2 * plan.size_gb,
     )
     workflow.connect([
         (inputnode, denoise, [("run_dwi_files", "in_file"),
                               ("run_kspace_extents", "kspace_extent")]),
-        (denoise, collect, [("record", "in_records")]),
-        (collect, merge, [("record", "in_records")]),
-        (last, outputnode, [("out_file", "denoised_files")]),
-        (merge, outputnode, [("record", "denoise_record")]),
     ])  # fmt: skip
+    connect_unringing(workflow, plan, denoise, unring)
     return workflow
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import nipype.pipeline.engine as pe
 
 from dmri_fm.preprocess.denoise import name_gibbs_removal
-from dmri_fm_workflows.interfaces.denoise import DenoiseDwi
+from dmri_fm_workflows.interfaces.denoise import DenoiseDwi, UnringDwi
 from dmri_fm_workflows.interfaces.programs import list_missing
-from dmri_fm_workflows.interfaces.records import MergeRunRecords
+from dmri_fm_workflows.interfaces.records import MergeRecords, MergeRunRecords
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.stages.base import RUN_FILES, Engine, Resources, open_workflow
 
@@ -68,27 +68,59 @@ def init_dipy_wf(
     -------
     denoised_files
         Denoised runs, in order.
+    ringing_files
+        The same before the removal of Gibbs ringing, if asked for.
     denoise_record
         Method, with its version.
     """
     inputs = {**RUN_FILES, "run_kspace_extents": "kspace_extent"}
-    workflow, inputnode, outputnode = open_workflow(
-        name, inputs, ["denoised_files", "denoise_record"]
-    )
+    workflow, inputnode, _ = open_workflow(name, inputs, denoise_outputs(plan))
     denoise = pe.MapNode(
-        DenoiseDwi(
-            method=plan.engines.denoise, unring=plan.unring, n_threads=resources.omp_nthreads
-        ),
+        DenoiseDwi(method=plan.engines.denoise),
         iterfield=list(inputs.values()),
         name="denoise",
-        n_procs=resources.omp_nthreads if plan.unring else 1,
         mem_gb=4 * plan.size_gb,
     )
-    collect = pe.Node(MergeRunRecords(), name="collect_records", run_without_submitting=True)
-    workflow.connect([
-        (inputnode, denoise, list(inputs.items())),
-        (denoise, collect, [("record", "in_records")]),
-        (denoise, outputnode, [("out_file", "denoised_files")]),
-        (collect, outputnode, [("record", "denoise_record")]),
-    ])  # fmt: skip
+    workflow.connect([(inputnode, denoise, list(inputs.items()))])
+    unring = pe.MapNode(
+        UnringDwi(n_threads=resources.omp_nthreads),
+        iterfield=["in_file"],
+        name="unring",
+        n_procs=resources.omp_nthreads,
+        mem_gb=2 * plan.size_gb,
+    )
+    connect_unringing(workflow, plan, denoise, unring)
     return workflow
+
+
+def connect_unringing(
+    workflow: pe.Workflow, plan: SeriesPlan, denoise: pe.MapNode, unring: pe.MapNode
+) -> None:
+    """Connect the denoised runs with the outputs, by the node for Gibbs ringing where asked for.
+
+    The first node gives `out_file` and `record`, the second takes `in_file` and gives `out_file`.
+    """
+    outputnode = workflow.get_node("outputnode")
+    collect = pe.Node(MergeRunRecords(), name="collect_runs", run_without_submitting=True)
+    merge = pe.Node(
+        MergeRecords(base={"GibbsCorrection": plan.unringing}),
+        name="collect_records",
+        run_without_submitting=True,
+    )
+    workflow.connect([
+        (denoise, collect, [("record", "in_records")]),
+        (collect, merge, [("record", "in_records")]),
+        (merge, outputnode, [("record", "denoise_record")]),
+        (unring if plan.unring else denoise, outputnode, [("out_file", "denoised_files")]),
+    ])  # fmt: skip
+    if plan.unring:
+        workflow.connect([
+            (denoise, unring, [("out_file", "in_file")]),
+            (denoise, outputnode, [("out_file", "ringing_files")]),
+        ])  # fmt: skip
+
+
+def denoise_outputs(plan: SeriesPlan) -> list[str]:
+    """Return the outputs of an engine's workflow."""
+    ringing = ["ringing_files"] if plan.unring else []
+    return ["denoised_files", *ringing, "denoise_record"]
