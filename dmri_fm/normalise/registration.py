@@ -56,10 +56,10 @@ TEMPLATE_LEVELS = (Level(4, 2, 100), Level(2, 1, 50), Level(1, 0, 50))
 SYN_SEED = 20
 
 
-def name_normalisation(method: str) -> str:
-    """Return the name of a registration to the template, for plan and sidecar."""
+def name_normalisation(method: str, template: str = TEMPLATE_NAME) -> str:
+    """Return the name of a registration to a template, for plan and sidecar."""
     names = {"affine": "affine (ANTs)", "syn": "affine and SyN (ANTs)"}
-    return f"{names[method]} to {TEMPLATE_NAME}"
+    return f"{names[method]} to {template}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,21 +370,29 @@ def register_template(
     *,
     method: Literal["affine", "syn"],
     is_coarse: bool = False,
+    starts_at_centre: bool = False,
 ) -> TemplateRegistration:
-    """Register a brain that stands in ACPC to the template.
+    """Register a brain that stands in ACPC to a template.
 
     Parameters
     ----------
     brain
         Skull-stripped image in ACPC.
     template
-        Template at 2 mm.
+        Template, on the grid of a warp.
     method
         `affine`, or `syn` for a warp on top of it.
     is_coarse
         Coarse registrations, for tests.
+    starts_at_centre
+        Start with the centres of both brains on one another: the origin of the template need not
+        be that of ACPC.
     """
-    matrix = register_affine(brain, template, is_coarse=is_coarse)
+    initial = None
+    if starts_at_centre:
+        target = Image3D(template.t1, np.asarray(template.grid.affine)).centre_mm()
+        initial = _start(np.eye(3), target, brain.centre_mm())
+    matrix = register_affine(brain, template, initial=initial, is_coarse=is_coarse)
     if method == "syn":
         return register_syn(brain, template, initial=matrix, is_coarse=is_coarse)
     return TemplateRegistration(affine_map(matrix), None, matrix)

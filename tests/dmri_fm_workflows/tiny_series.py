@@ -25,6 +25,7 @@ from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages import base, participant
+from dmri_fm_workflows.templates import find_templates
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 
@@ -197,6 +198,16 @@ def plan_with_anatomy(
         tissue=TissueImages(*tissue),
     )
     return plan_for(*series, root=root, prepared=prepared, **options)
+
+
+def with_template(root: Path, engines: Engines = ENGINES[0]) -> Engines:
+    """Return engines with a template of TemplateFlow, whose tiny files are written."""
+    folder = root / "templates" / "tpl-MNI152NLin2009cAsym"
+    for name in ("T1w", "desc-brain_mask"):
+        path = folder / f"{folder.name}_res-02_{name}.nii.gz"
+        save_image(np.ones((4, 4, 4)), AFFINE, path)
+    templates = find_templates(("MNI152NLin2009cAsym:res-2",), folder.parent)
+    return replace(engines, templates=templates)
 
 
 def make_resources(root: Path, omp_nthreads: int = 1) -> base.Resources:

@@ -16,16 +16,15 @@ from dmri_fm.series import Dwi, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.stages import participant
+from dmri_fm_workflows.stages.derivatives import Origin, init_derivatives_wf
 from dmri_fm_workflows.stages.outputs import (
     ANAT_OUTPUTS,
     HMC_OUTPUTS,
     MNI,
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
-    Origin,
     Output,
     feature_outputs,
-    init_derivatives_wf,
     map_outputs,
 )
 

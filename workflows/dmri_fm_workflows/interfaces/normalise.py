@@ -44,11 +44,12 @@ from dmri_fm.normalise.registration import (
 )
 from dmri_fm.normalise.series import mean_rotation, normalise_series
 from dmri_fm.normalise.template import load_template
-from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
+from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.registry import feature_grid
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
+from dmri_fm_workflows.interfaces.transform_files import write_affine_pair, write_transforms
 from dmri_fm_workflows.interfaces.volumes_table import read_volumes
 
 
@@ -97,14 +98,6 @@ class AlignAcpc(SimpleInterface):
         return runtime
 
 
-def write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
-    """Write a transform into ACPC, which takes its points to the image's, and its inverse."""
-    return {
-        "to_acpc_file": str(write_affine(matrix, folder / "to_acpc.txt")),
-        "from_acpc_file": str(write_affine(np.linalg.inv(matrix), folder / "from_acpc.txt")),
-    }
-
-
 class TemplateInputSpec(BaseInterfaceInputSpec):
     """A brain in ACPC, and how it reaches the template."""
 
@@ -150,13 +143,7 @@ def write_registration(
 ) -> dict[str, Any]:
     """Write the outputs of :class:`TemplateOutputSpec`; `name` is the method, for the sidecar."""
     template = load_template(2)
-    if registered.displacement_mm is None:
-        to_mni = write_affine(registered.matrix, folder / "to_mni.txt")
-        from_mni = write_affine(np.linalg.inv(registered.matrix), folder / "from_mni.txt")
-    else:
-        forward, backward = registered.displacement_mm
-        to_mni = write_warp(forward, template.grid, folder / "to_mni.h5")
-        from_mni = write_warp(backward, brain.grid, folder / "from_mni.h5")
+    to_mni, from_mni = write_transforms(registered, template, brain, folder, stem="mni")
     in_mni = resample_image(
         brain.data, brain.affine, template.grid, target2source=registered.template2image
     )

@@ -33,9 +33,9 @@ from dmri_fm_workflows.interfaces.normalise import (
     AlignOutputSpec,
     CoregisterOutputSpec,
     open_image,
-    write_affine_pair,
 )
 from dmri_fm_workflows.interfaces.preprocess import MaskOutputSpec, save_mask
+from dmri_fm_workflows.interfaces.transform_files import write_affine_pair
 
 
 class _TakeMaskInputSpec(BaseInterfaceInputSpec):

@@ -203,12 +203,12 @@ def _type_entries(of: OutputType) -> dict[str, Any]:
 def _space_entries(of: OutputType, space: str | None) -> dict[str, Any]:
     if space is None:
         return {}
-    if space not in of.spaces:
+    grid = load_catalogue().find_space(space)
+    if grid is None or not of.exists_in(space):
         raise ConfigError(
             f"{of.name} does not exist in space {space!r}",
             expected=" or ".join(of.spaces) or "no space",
         )
-    grid = load_catalogue().spaces[space]
     resolution = f"{space} grid with isotropic voxels of {grid.resolution} mm"
     return {
         "SpatialReference": grid.uri,
@@ -225,8 +225,10 @@ def _ends_entries(
     named = ends or (of.entities.get("from"), of.entities.get("to"))
     catalogue = load_catalogue()
     meaning = dict(catalogue.frames)
-    for space in catalogue.spaces.values():
-        meaning[space.name] = space.uri or reference or space.description
+    others = map(catalogue.find_space, (end for end in named if end is not None))
+    for space in (*catalogue.spaces.values(), *others):
+        if space is not None:
+            meaning[space.name] = space.uri or reference or space.description
     unknown = [end for end in named if end not in meaning]
     if unknown:
         raise ConfigError(

@@ -18,6 +18,9 @@ from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 _BETWEEN_RUNS = "; "
 
 
+#: Key of the sidecar about templates of TemplateFlow.
+OTHER_TEMPLATES = "OtherTemplates"
+
 #: Start of the entry of a step that was left to a preprocessed input.
 LEFT = "left to the input"
 
@@ -51,6 +54,11 @@ def _registrations(image: str) -> tuple[Method, ...]:
     )
 
 
+def _others(image: str) -> tuple[Method, ...]:
+    text = f"The {image} was also registered to templates of TemplateFlow [@ciric2022]: {{method}}"
+    return (Method("affine", f"{text} [@avants2008]."),)
+
+
 def _anatomies() -> tuple[Method, ...]:
     """Return the sentences about a T1w image that another pipeline prepared."""
     text = (
@@ -74,6 +82,7 @@ ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
     "AnatomySource": _anatomies(),
     "MaskMethod": _masks("T1-weighted image"),
     "NormalisationMethod": _registrations("T1-weighted brain"),
+    OTHER_TEMPLATES: _others("T1-weighted brain"),
 }
 
 #: Methods of the segmentation of a T1w image, likewise.
@@ -133,6 +142,7 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
         ),
     ),
     "NormalisationMethod": _registrations("b=0 reference"),
+    OTHER_TEMPLATES: _others("b=0 reference"),
     "NetworkInput": (
         Method(
             "not denoised",
@@ -214,7 +224,7 @@ def describe_steps(
     """
     # With a T1-weighted image, it is this that was registered to the template.
     own = [
-        {k: v for k, v in s.items() if k != "NormalisationMethod"}
+        {k: v for k, v in s.items() if k not in ("NormalisationMethod", OTHER_TEMPLATES)}
         if "CoregistrationMethod" in s
         else s
         for s in series

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.normalise.tissue import name_tissue_method
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm_workflows.bids.prepared import PreparedT1w, TemplateTransforms
+from dmri_fm_workflows.outputs.steps import OTHER_TEMPLATES
+from dmri_fm_workflows.templates import TemplateFiles
 
 #: Key of the sidecar that names the pipeline of a T1w image of `--derivatives`.
 SOURCE_KEY = "AnatomySource"
@@ -56,6 +59,12 @@ def choose_template(prepared: PreparedT1w | None, normalisation: str) -> Templat
         )
     name = f"taken from {prepared.by}: {found.to_template.name} ({normalisation})"
     return TemplateChoice(name, found)
+
+
+def name_other_templates(templates: Sequence[TemplateFiles], normalisation: str) -> dict[str, str]:
+    """Return the entry of the sidecar about templates of TemplateFlow; none without any."""
+    names = " and ".join(template.name for template in templates)
+    return {OTHER_TEMPLATES: name_normalisation(normalisation, names)} if names else {}
 
 
 def name_tissue(prepared: PreparedT1w | None) -> str:

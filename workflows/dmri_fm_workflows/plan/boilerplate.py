@@ -7,7 +7,7 @@ from dmri_fm.identity import identity
 from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.outputs.methods import Processed
 from dmri_fm_workflows.outputs.naming import output_path
-from dmri_fm_workflows.plan.anatomy import SOURCE_KEY
+from dmri_fm_workflows.plan.anatomy import SOURCE_KEY, name_other_templates
 from dmri_fm_workflows.plan.records import SeriesPlan
 from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
 
@@ -51,4 +51,5 @@ def _foresee_series(plan: SeriesPlan) -> dict[str, str]:
 def _foresee_anatomy(plan: SessionPlan) -> dict[str, str]:
     by = plan.prepared_t1w.by if plan.prepared_t1w is not None else ""
     stated = {"MaskMethod": plan.mask_name, "NormalisationMethod": plan.template.name}
+    stated |= name_other_templates(plan.templates, plan.normalisation)
     return stated | ({SOURCE_KEY: by} if by else {})

@@ -21,6 +21,7 @@ from dmri_fm_workflows.plan.sdc import SdcChoice, choose_sdc
 from dmri_fm_workflows.plan.unring import check_unringing
 from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
 from dmri_fm_workflows.plan.weights import explain_lacking, network_maps
+from dmri_fm_workflows.templates import OWN_SPACES
 
 
 def plan_participant(
@@ -47,14 +48,14 @@ def plan_participant(
             except ConfigError as error:
                 problems.append(Problem(participant.label, error))
         if planned:
-            sessions.append(_plan_session(config, session, tuple(planned)))
+            sessions.append(_plan_session(config, session, tuple(planned), engines))
     return ParticipantPlan(
         label=participant.label, sessions=tuple(sessions), problems=tuple(problems)
     )
 
 
 def _plan_session(
-    config: RunConfig, session: Session, planned: tuple[SeriesPlan, ...]
+    config: RunConfig, session: Session, planned: tuple[SeriesPlan, ...], engines: Engines
 ) -> SessionPlan:
     """Return the plan of a session, by those of its series."""
     return SessionPlan(
@@ -66,6 +67,7 @@ def _plan_session(
         prepared_t1w=session.prepared_t1w,
         user_t1w_mask=session.user_t1w_mask,
         series=planned,
+        templates=engines.templates,
     )
 
 
@@ -127,7 +129,7 @@ def plan_series(
         normalisation=config.normalisation,
         normalisation_name=choose_template(session.prepared_t1w, config.normalisation).name,
         voxel_size_mm=config.output_resolution,
-        output_spaces=tuple(dict.fromkeys(("ACPC", *config.output_spaces))),
+        output_spaces=tuple(s for s in config.output_spaces if s in OWN_SPACES),
         tensor_volumes=tuple(int(i) for i in volumes),
         tensor_widening=describe_widening(gtab, volumes) if len(volumes) else None,
         models=config.models,

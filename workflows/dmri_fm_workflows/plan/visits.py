@@ -15,6 +15,7 @@ from dmri_fm_workflows.plan.anatomy import (
     name_tissue,
 )
 from dmri_fm_workflows.plan.records import SeriesPlan
+from dmri_fm_workflows.templates import TemplateFiles
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,6 +40,8 @@ class SessionPlan:
         What is known of a T1w image that was prepared before; None for a raw one.
     user_t1w_mask
         Brain mask that the user gave for the T1w image, or None.
+    templates
+        Templates of TemplateFlow that the image is registered to.
     """
 
     label: str | None
@@ -49,6 +52,7 @@ class SessionPlan:
     series: tuple[SeriesPlan, ...]
     prepared_t1w: PreparedT1w | None = None
     user_t1w_mask: Path | None = None
+    templates: tuple[TemplateFiles, ...] = ()
 
     @property
     def mask_name(self) -> str:

@@ -166,7 +166,8 @@ def describe_normalise(plan: SeriesPlan) -> Iterator[Line]:
     """Describe registrations, interpolation and output spaces."""
     yield "registration", _alignment_text(plan)
     yield "resampling", _resampling_text(plan)
-    yield "output spaces", ", ".join(plan.output_spaces)
+    names = [*plan.output_spaces, *(template.name for template in plan.templates)]
+    yield "output spaces", ", ".join(names)
 
 
 def _alignment_text(plan: SeriesPlan) -> str:

@@ -11,7 +11,7 @@ import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.engines.base import StageEngines
-from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.anat import init_anat_wf
 from dmri_fm_workflows.stages.base import Engine, Resources, Stage
 from dmri_fm_workflows.stages.bias import init_bias_wf
@@ -66,11 +66,11 @@ from dmri_fm_workflows.stages.quality import (
     init_gradient_check_wf,
     init_quality_wf,
 )
+from dmri_fm_workflows.stages.templates import registration_stage, template_stage
 from dmri_fm_workflows.stages.tensor import init_tensor_wf, network_stage
 from dmri_fm_workflows.stages.tissue import init_tissue_wf
 
-#: Stages of the T1w image of a session.
-SESSION_STAGES = (
+_SESSION_STAGES = (
     Stage(
         name="anat",
         builder=init_anat_wf,
@@ -229,12 +229,19 @@ _AFTER_MODELS = (
 )
 
 
+def list_session_stages(plan: SessionPlan) -> tuple[Stage, ...]:
+    """Return the stages of the T1w image of a session, in the order of processing."""
+    return (*_SESSION_STAGES, *([registration_stage(plan)] if plan.templates else []))
+
+
 def list_stages(plan: SeriesPlan) -> tuple[Stage, ...]:
     """Return the stages that run for a series, in the order of processing."""
     stages = (
         *_BEFORE_MODELS,
         *(network_stage(n, plan.maps[n]) for n in plan.networks),
         *map(encoder_stage, plan.encoders),
+        *([registration_stage(plan)] if plan.templates and not plan.has_t1w else []),
+        *(template_stage(plan, template) for template in plan.templates),
         *_AFTER_MODELS,
     )
     return tuple(stage for stage in stages if stage.runs(plan))
