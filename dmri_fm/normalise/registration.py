@@ -1,11 +1,11 @@
-"""Registration of heads to the template and of the b=0 reference to the T1w image."""
+"""Registration of heads to ACPC and to templates."""
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -20,7 +20,6 @@ from dmri_fm.normalise.grid import (
     affine_map,
     brain_grid,
     compose,
-    linear_part,
     resample_image,
 )
 from dmri_fm.normalise.template import TEMPLATE_NAME, Template
@@ -28,18 +27,10 @@ from dmri_fm.normalise.transforms import warp_map, write_affine
 from dmri_fm.preprocess.alignment import (
     Level,
     align,
-    mutual_information,
     one_itk_thread,
-    resample_affine,
     to_ants_image,
 )
 from dmri_fm.series import load_image, read_array
-
-#: Method that registers the b=0 reference to the T1w image, as plan and sidecar name it.
-COREGISTRATION_METHOD = "rigid, mutual information (ANTs)"
-
-#: Entry of the sidecar in place of that method where both images lie in one space already.
-NO_COREGISTRATION = "none, as the input lies in the space of its T1w image"
 
 #: Below this overlap of the registered brain with the template's, other starts are tried, and the
 #: registration is doubted.
@@ -113,22 +104,6 @@ def describe_dice(dice: float) -> list[str]:
     return [
         f"The registered brain overlaps the template's by {dice:.2f} only (Dice): "
         "check the registration in the report."
-    ]
-
-
-def describe_overlap(dice: float) -> list[str]:
-    """Return the warning of a series that may not lie on its T1w image; none if it does.
-
-    Examples
-    --------
-    >>> describe_overlap(0.95)
-    []
-    """
-    if dice >= GOOD_DICE:
-        return []
-    return [
-        f"The brain of the series overlaps that of its T1w image by {dice:.2f} only (Dice), "
-        "though the input has both in one space: check that they are of one person and one space."
     ]
 
 
@@ -225,48 +200,6 @@ def place_in_acpc(head: Image3D, mask: Image3D, template: Template) -> AcpcHead:
     data = resample_image(head.data, head.affine, grid, target2source=to_image, order=3).clip(0)
     inside = resample_image(mask.data, mask.affine, grid, target2source=to_image) > 0.5
     return AcpcHead(xfm, *(Image3D(image, grid.affine) for image in (data, data * inside, inside)))
-
-
-class Coregistration(NamedTuple):
-    """Result of :func:`coregister`.
-
-    Attributes
-    ----------
-    xfm
-        Shape (4, 4), RAS+ mm: takes points of the reference to points of ACPC.
-    similarity
-        Normalised mutual information of the reference and the resampled T1w image, 0 to 1.
-    """
-
-    xfm: NDArray[np.float64]
-    similarity: float
-
-
-def coregister(reference: Image3D, anatomy: Image3D, *, acpc2t1w: PointMap) -> Coregistration:
-    """Register the b=0 reference rigidly to the T1w image in ACPC.
-
-    Both start from their positions in the scanner: a session's images share its frame. The
-    reference is the fixed image, so that a slab is compared within its own field of view.
-
-    Parameters
-    ----------
-    reference, anatomy
-        Brains: of the b=0 reference, and of the T1w image in ACPC.
-    acpc2t1w
-        Takes points of ACPC to points of the T1w image as it was acquired, RAS+ mm.
-    """
-    fixed, moving = reference.affine, anatomy.affine
-    xfm = align(
-        reference.data,
-        anatomy.data,
-        fixed_affine=fixed,
-        moving_affine=moving,
-        initial=np.linalg.inv(linear_part(acpc2t1w)),
-    )
-    shown = resample_affine(
-        anatomy.data, xfm, fixed_affine=fixed, moving_affine=moving, shape=reference.data.shape
-    )
-    return Coregistration(xfm, mutual_information(reference.data, shown))
 
 
 def _start(

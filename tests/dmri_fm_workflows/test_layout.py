@@ -72,7 +72,7 @@ def write_tree(out: Path, scans: Sequence[Mapping[str, str]] = SERIES) -> None:
         *tables.map_outputs("tensor"),
     )
     anatomy = (
-        *tables.ANAT_OUTPUTS,
+        *tables.anat_outputs(),
         *tables.TISSUE_OUTPUTS,
         *list_transforms("anat_xfm", [TEMPLATE]),
     )

@@ -118,6 +118,7 @@ def plan_for(
     root: Path,
     engines: Engines = ENGINES[0],
     t1w: bool = True,
+    contrast: str = "T1w",
     session_warnings: tuple[str, ...] = (),
     prepared: PreparedT1w | None = None,
     **options: object,
@@ -127,7 +128,7 @@ def plan_for(
     if prepared is not None:
         anatomy = (prepared.path,)
     elif t1w:
-        path = root / "raw" / "sub-01_T1w.nii.gz"
+        path = root / "raw" / f"sub-01_{contrast}.nii.gz"
         save_image(np.ones((4, 4, 4)), AFFINE, path)
         anatomy = (path,)
     config = RunConfig(root / "raw", root / "out", **({"sloppy": True} | options))

@@ -186,7 +186,7 @@ class RunConfig(PreprocessingOptions):
         (),
         SELECTION,
         "images that are there and not used: `fieldmaps` (all of the fmap folder), `sbref`, `t1w` "
-        "(default: none)",
+        "(all of the anat folder) (default: none)",
         choices=IGNORABLE,
     )
     derivatives: Path | None = option(

@@ -52,7 +52,7 @@ class DatasetMaker:
         folder = self.root
         if "sub" in words:
             suffix = name.split(".")[0].rsplit("_", 1)[1]
-            datatypes = {"dwi": "dwi", "sbref": "dwi", "T1w": "anat"}
+            datatypes = {"dwi": "dwi", "sbref": "dwi", "T1w": "anat", "T2w": "anat"}
             folder /= f"sub-{words['sub']}"
             folder = folder / f"ses-{words['ses']}" if "ses" in words else folder
             folder /= datatypes.get(suffix, "fmap")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
-from dmri_fm.normalise.registration import NO_COREGISTRATION
+from dmri_fm.normalise.coregistration import NO_COREGISTRATION
 from dmri_fm.preprocess.denoise import NAME_ZERO_FILLED, name_denoiser, name_too_few
 from dmri_fm.preprocess.mask import _name_methods, name_given_mask, name_mask
 from dmri_fm.preprocess.motion import name_motion

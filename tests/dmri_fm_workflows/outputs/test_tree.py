@@ -51,6 +51,7 @@ FACTS = {
     "noise": {"NoiseMap": "MP-PCA"},
     "residual": {"Denoising": "MP-PCA", "GibbsCorrection": "none"},
     "t1w": {"SkullStripped": False},
+    "t2w": {"SkullStripped": False},
     **{
         of: {"TissueMethod": "Atropos (antspyx 0.6.3)"}
         for of in ("dseg", "probseg_gm", "probseg_wm", "probseg_csf")
@@ -121,7 +122,9 @@ def build_tree(out: Path, work: Path, raw: Path) -> None:
             if of.datatype == "anat":
                 # A T1w image has no phase-encoding direction in its name.
                 scan = {k: v for k, v in scan.items() if k != "direction"}
-            for space, model in itertools.product(of.spaces or (None,), of.models):
+            others = ("MNI152NLin2009cAsym",) if of.in_templates else ()
+            spaces = (*of.spaces, *others) or (None,)
+            for space, model in itertools.product(spaces, of.models):
                 for extension in of.extensions:
                     path = output_path(
                         scan, of.name, model=model, space=space, extension=extension, **ends

@@ -90,7 +90,7 @@ def find_fields(workflow: Workflow, node_name: str) -> Contract:
 
 
 #: Fields of a builder that no docstring can list: they are an argument of it.
-SOME_OUTPUTS = (*outputs.ANAT_OUTPUTS, *outputs.figure_outputs(["t1wmask"]))
+SOME_OUTPUTS = (*outputs.anat_outputs(), *outputs.figure_outputs(["t1wmask"]))
 
 
 ARGUMENT_FIELDS = {
@@ -125,6 +125,7 @@ def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
             plan_for(series, root=root, engines=with_template(root), t1w=t1w).series[0]
             for t1w in (True, False)
         ),
+        *plan_for(series, root=root, contrast="T2w").series,
     ]
 
 
@@ -158,10 +159,10 @@ def list_variants(
         ]
     if name == "init_templates_wf":
         planned = plan_for(plans[0].series, root=root, engines=with_template(root))
-        return [{"plan": p, "resources": resources} for p in (planned.sessions[0], plans[-1])]
+        return [{"plan": p, "resources": resources} for p in (planned.sessions[0], plans[-2])]
     needs, several = NEEDS.get(name, lambda plan: True), MODEL_ARGUMENTS.get(name, [{}])
     if name == "init_template_maps_wf":
-        several = [{"template": plans[-1].templates[0]}]
+        several = [{"template": plans[-2].templates[0]}]
     return [
         {"plan": plan, "resources": resources, **more}
         for plan in plans
@@ -247,7 +248,7 @@ def test_every_stage_takes_what_earlier_ones_offer(series: DwiSeries, tmp_path: 
     plans = list_plans(series, tmp_path)
     declared = {
         f"derivatives_wf.{output.node_name}"
-        for plan in (plans[0], *plans[-3:])
+        for plan in (plans[0], *plans[-4:])
         for stage in table.list_stages(plan)
         for output in stage.outputs
     }
@@ -318,7 +319,9 @@ def test_every_type_that_a_scan_writes_is_declared_by_a_stage(
     """Outputs of the catalogue have a stage that makes them, but for those of the group."""
     plans = (plan_for(series, root=tmp_path), plan_warped(series, tmp_path))
     of_series = (s for plan in plans for s in table.list_stages(plan.series[0]))
-    stages = (*table.list_session_stages(plans[0].sessions[0]), *of_series)
+    t2w = plan_for(series, root=tmp_path, contrast="T2w")
+    of_sessions = (s for p in (plans[0], t2w) for s in table.list_session_stages(p.sessions[0]))
+    stages = (*of_sessions, *of_series)
     declared = {output.type for stage in stages for output in stage.outputs}
     types = load_catalogue().types.values()
     assert declared <= {t.name for t in types}

@@ -275,7 +275,8 @@ class Session:
     label
         Without `ses-`; None where the dataset has no sessions.
     t1w
-        T1-weighted images, the one to use first. Of another session if this one has none.
+        T1-weighted images, the one to use first; T2-weighted ones where the participant has none.
+        Of another session if this one has none.
     series
         Diffusion series, by name.
     warnings

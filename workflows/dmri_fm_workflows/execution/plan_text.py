@@ -45,7 +45,7 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
     """Return the steps that are omitted for a series, and why."""
     omitted = [*_list_corrections(plan)]
     if not plan.has_t1w:
-        omitted.append("There are no anatomical outputs: no T1w image can be used.")
+        omitted.append("There are no anatomical outputs: no T1w or T2w image can be used.")
     if not plan.has_tensor:
         omitted.append(
             f"No tensor is fitted, by least squares or a network: the "
@@ -97,10 +97,14 @@ def _list_corrections(plan: SeriesPlan) -> Iterator[str]:
 def _session_lines(session: SessionPlan) -> list[str]:
     prefix = "" if session.label is None else f"ses-{session.label}: "
     if session.t1w is None:
-        return [f"  {prefix}no T1w image: each series is registered to the template by itself"]
+        return [
+            f"  {prefix}no T1w or T2w image: each series is registered to the template by itself"
+        ]
     described = [
         line for stage in list_session_stages(session) for line in stage.describe(session)
     ]
+    if not session.has_tissue:
+        described.append(("  tissue", f"not segmented: the image is {session.contrast}"))
     lines: list[str] = []
     for number, (label, text) in enumerate(described):
         label, indent = (f"{prefix}{label}", 2) if number == 0 else (label, 4)

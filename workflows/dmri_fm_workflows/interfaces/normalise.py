@@ -20,6 +20,7 @@ from nipype.interfaces.base import (
 
 from dmri_fm.gradient_files import write_mrtrix_gradients
 from dmri_fm.normalise.bias import remove_bias
+from dmri_fm.normalise.coregistration import coregister, name_coregistration
 from dmri_fm.normalise.grid import (
     BRAIN_MARGIN_MM,
     Grid,
@@ -33,9 +34,7 @@ from dmri_fm.normalise.grid import (
 )
 from dmri_fm.normalise.local_rotation import local_rotations
 from dmri_fm.normalise.registration import (
-    COREGISTRATION_METHOD,
     TemplateRegistration,
-    coregister,
     describe_dice,
     name_normalisation,
     place_in_acpc,
@@ -168,6 +167,7 @@ class _CoregisterInputSpec(BaseInterfaceInputSpec):
     dwi_brain_file = File(exists=True, mandatory=True, desc="brain of the b=0 reference")
     t1w_brain_file = File(exists=True, mandatory=True, desc="T1w brain in ACPC")
     to_t1w_acpc_file = File(exists=True, mandatory=True, desc="T1w image into ACPC")
+    contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="contrast of that image")
 
 
 class CoregisterOutputSpec(TraitedSpec):
@@ -191,7 +191,7 @@ class CoregisterReference(SimpleInterface):
         aligned = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
         self._results |= write_affine_pair(np.linalg.inv(aligned.xfm), Path(runtime.cwd))
         self._results["record"] = {
-            "CoregistrationMethod": COREGISTRATION_METHOD,
+            "CoregistrationMethod": name_coregistration(self.inputs.contrast),
             "CoregistrationSimilarity": round(float(aligned.similarity), 4),
         }
         return runtime

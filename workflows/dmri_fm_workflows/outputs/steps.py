@@ -18,6 +18,9 @@ from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 _BETWEEN_RUNS = "; "
 
 
+#: Key of the sidecar of an anatomical image that is not T1-weighted.
+CONTRAST_KEY = "AnatomyContrast"
+
 #: Key of the sidecar about templates of TemplateFlow.
 OTHER_TEMPLATES = "OtherTemplates"
 
@@ -85,6 +88,16 @@ ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
     OTHER_TEMPLATES: _others("T1-weighted brain"),
 }
 
+#: The same of a T2w image.
+T2W_STEPS: Mapping[str, tuple[Method, ...]] = {
+    CONTRAST_KEY: (
+        Method("", "Without a T1w image, the {method} image was the anatomical reference."),
+    ),
+    "MaskMethod": _masks("T2-weighted image"),
+    "NormalisationMethod": _registrations("T2-weighted brain"),
+    OTHER_TEMPLATES: _others("T2-weighted brain"),
+}
+
 #: Methods of the segmentation of a T1w image, likewise.
 TISSUE_STEPS: Mapping[str, tuple[Method, ...]] = {
     "TissueMethod": (
@@ -134,6 +147,7 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
         ),
     ),
     "CoregistrationMethod": (
+        Method("rigid.* to the T2w image", _COREGISTRATION.replace("T1-", "T2-")),
         Method("rigid", _COREGISTRATION),
         Method(
             "none",
@@ -205,7 +219,7 @@ def describe_steps(
     series
         Sidecars of preprocessed series.
     anatomies
-        Sidecars of preprocessed T1-weighted images.
+        Sidecars of preprocessed T1-weighted images, and of T2-weighted ones in their place.
     tissues
         Sidecars of their segmentations.
 
@@ -229,8 +243,11 @@ def describe_steps(
         else s
         for s in series
     ]
+    of_t1w = [sidecar for sidecar in anatomies if CONTRAST_KEY not in sidecar]
+    of_t2w = [sidecar for sidecar in anatomies if CONTRAST_KEY in sidecar]
     return [
-        *_describe(ANATOMY_STEPS, anatomies, "T1-weighted images"),
+        *_describe(ANATOMY_STEPS, of_t1w, "T1-weighted images"),
+        *_describe(T2W_STEPS, of_t2w, "T2-weighted images"),
         *_describe(TISSUE_STEPS, tissues, "T1-weighted images"),
         *_describe(SERIES_STEPS, own, "series"),
     ]

@@ -74,8 +74,9 @@ def name_tissue(prepared: PreparedT1w | None) -> str:
     return f"taken from {prepared.by}: {prepared.tissue.dseg.name}"
 
 
-def name_anatomy_mask(prepared: PreparedT1w | None) -> str:
-    """Return the entry `MaskMethod` of the sidecar of a T1w image."""
+def name_anatomy_mask(prepared: PreparedT1w | None, contrast: str = "T1w") -> str:
+    """Return the entry `MaskMethod` of the sidecar of an anatomical image."""
     if prepared is None or prepared.mask is None:
-        return name_mask("t1w")
+        # A b=0 image is T2-weighted, too: the methods of its masks are taken.
+        return name_mask("t1w" if contrast == "T1w" else "b0")
     return name_given_mask(prepared.mask, *([prepared.by] if prepared.by else []))

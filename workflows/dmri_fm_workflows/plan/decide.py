@@ -11,7 +11,7 @@ from dmri_fm.qspace import find_six
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, find_shell
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
 from dmri_fm_workflows.bids import DwiSeries, Participant, Problem, Session
-from dmri_fm_workflows.bids.names import session_of
+from dmri_fm_workflows.bids.names import contrast_of, session_of
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.plan.anatomy import choose_template
 from dmri_fm_workflows.plan.engines import Engines
@@ -90,7 +90,9 @@ def plan_series(
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
     sdc = (
-        choose_sdc(series, engines.sdc, has_t1w=bool(session.t1w))
+        choose_sdc(
+            series, engines.sdc, has_t1w=bool(session.t1w) and contrast_of(session.t1w[0]) == "T1w"
+        )
         if series.preprocessing is None
         else SdcChoice("none", "the input is preprocessed")
     )

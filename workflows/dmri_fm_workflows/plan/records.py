@@ -7,11 +7,8 @@ from functools import cached_property
 from math import prod
 from pathlib import Path
 
+from dmri_fm.normalise.coregistration import NO_COREGISTRATION, name_coregistration
 from dmri_fm.normalise.grid import has_cubic_axes
-from dmri_fm.normalise.registration import (
-    COREGISTRATION_METHOD,
-    NO_COREGISTRATION,
-)
 from dmri_fm.preprocess.denoise import name_gibbs_removal
 from dmri_fm.preprocess.dwiref import name_bias_correction
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
@@ -19,6 +16,7 @@ from dmri_fm.preprocess.mask_shape import is_slab
 from dmri_fm.preprocess.quality import RAW_MEASURES
 from dmri_fm.preprocess.user_mask import USER_MASK
 from dmri_fm_workflows.bids import EpiImage, Fieldmap
+from dmri_fm_workflows.bids.names import contrast_of
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.outputs.steps import LEFT
 from dmri_fm_workflows.outputs.tsv import SDC_METHOD
@@ -130,8 +128,18 @@ class SeriesPlan(ModelPlan):
 
     @property
     def has_t1w(self) -> bool:
-        """Whether there is a T1w image to register to."""
+        """Whether there is a T1w image, or a T2w image in its place, to register to."""
         return self.t1w is not None
+
+    @property
+    def contrast(self) -> str:
+        """Contrast of that image: `T1w`, or `T2w` where there is no other."""
+        return "T1w" if self.t1w is None else contrast_of(self.t1w)
+
+    @property
+    def is_masked_by_t1w(self) -> bool:
+        """Whether the mask of the T1w image counts for that of the series."""
+        return self.has_t1w and self.contrast == "T1w" and self.given_mask is None
 
     @property
     def sources(self) -> tuple[EpiImage, ...]:
@@ -268,14 +276,16 @@ class SeriesPlan(ModelPlan):
             return USER_MASK
         if self.given_mask is not None:
             return name_given_mask(self.given_mask)
-        return name_mask("b0", has_anatomy=self.has_t1w)
+        return name_mask("b0", has_anatomy=self.is_masked_by_t1w)
 
     @property
     def coregistration_name(self) -> str | None:
         """Entry `CoregistrationMethod` of the sidecar; None without a T1w image."""
         if self.is_on_t1w:
             return NO_COREGISTRATION
-        return COREGISTRATION_METHOD if self.has_t1w else None
+        if not self.has_t1w:
+            return None
+        return name_coregistration(self.contrast)
 
     @property
     def stated_methods(self) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from dmri_fm.preprocess.user_mask import USER_MASK
 from dmri_fm_workflows.bids import Problem
+from dmri_fm_workflows.bids.names import contrast_of
 from dmri_fm_workflows.bids.prepared import PreparedT1w, TissueImages
 from dmri_fm_workflows.plan.anatomy import (
     TemplateChoice,
@@ -27,9 +28,9 @@ class SessionPlan:
     label
         Without `ses-`; None where the dataset has no sessions.
     t1w
-        T1w image that is processed, or None.
+        T1w image that is processed, the T2w image in its place, or None.
     unused_t1w
-        Further T1w images.
+        Further ones.
     normalisation
         `affine` or `syn`: the registration to the template.
     sloppy
@@ -59,7 +60,17 @@ class SessionPlan:
         """Entry `MaskMethod` of the sidecar of the T1w image."""
         if self.user_t1w_mask is not None:
             return USER_MASK
-        return name_anatomy_mask(self.prepared_t1w)
+        return name_anatomy_mask(self.prepared_t1w, self.contrast)
+
+    @property
+    def contrast(self) -> str:
+        """Contrast of the anatomical image: `T1w`, or `T2w` where there is no other."""
+        return "T1w" if self.t1w is None else contrast_of(self.t1w)
+
+    @property
+    def has_tissue(self) -> bool:
+        """Whether tissue is segmented or taken: not in a T2w image."""
+        return self.t1w is not None and self.contrast == "T1w"
 
     @property
     def tissue(self) -> TissueImages | None:

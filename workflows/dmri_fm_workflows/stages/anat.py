@@ -12,6 +12,7 @@ from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain
 from dmri_fm_workflows.interfaces.preprocessed import KeepAcpc, TakeMask
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.interfaces.user_mask import TakeUserMask
+from dmri_fm_workflows.outputs.steps import CONTRAST_KEY
 from dmri_fm_workflows.plan import SLOPPY_WARNING, SessionPlan
 from dmri_fm_workflows.plan.anatomy import SOURCE_KEY
 from dmri_fm_workflows.stages.base import Resources, open_workflow
@@ -40,7 +41,7 @@ REGISTERED = {
 
 
 def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_wf") -> pe.Workflow:
-    """Align the T1w image to ACPC and register it to the template.
+    """Align the T1w image, or a T2w image in its place, to ACPC; register it to the template.
 
     Of an image that was prepared before only what is missing is done; if it comes from
     `--derivatives`, it is placed by the T1w image as acquired.
@@ -74,7 +75,9 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
     if prepared.is_unbiased:
         unbias = pe.Node(niu.IdentityInterface(["out_file"]), name="take_t1w")
         unbias.inputs.out_file = str(plan.t1w)
-    mask = pe.Node(MaskBrain(contrast="t1w"), name="mask_t1w", mem_gb=2)
+    is_t1w = plan.contrast == "T1w"
+    base |= {} if is_t1w else {CONTRAST_KEY: plan.contrast}
+    mask = pe.Node(MaskBrain(contrast="t1w" if is_t1w else "b0"), name="mask_t1w", mem_gb=2)
     if plan.user_t1w_mask is not None:
         # Series have the record of their T1w image, and a mask of their own.
         of_t1w = {"image_name": plan.t1w.name, "file_key": "T1wMaskFile"}

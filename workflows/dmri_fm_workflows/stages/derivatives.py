@@ -18,7 +18,7 @@ from dmri_fm_workflows.interfaces.sink import DerivativesDataSink
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.sidecars import carry_over, image_sidecar
 from dmri_fm_workflows.outputs.sources import derivative_uri, direct_sources
-from dmri_fm_workflows.stages.outputs import ACPC, ANAT_OUTPUTS, Output
+from dmri_fm_workflows.stages.outputs import ACPC, Output, anat_outputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,9 @@ class Origin:
     anat_entities
         Entities of the T1w image that defines ACPC; None if the b=0 reference of the scan does.
     is_t1w_brain
-        Whether nothing but the brain is in the T1w image.
+        Whether nothing but the brain is in that image.
+    contrast
+        Its contrast, `T1w` or `T2w`.
     anat_transforms
         Transforms of that image to templates of TemplateFlow.
     """
@@ -49,6 +51,7 @@ class Origin:
     raw_metadata: Sequence[Mapping[str, Any]] = ()
     anat_entities: Mapping[str, str] | None = None
     is_t1w_brain: bool = False
+    contrast: str = "T1w"
     anat_transforms: Sequence[Output] = ()
 
     def path(self, output: Output) -> PurePosixPath:
@@ -65,7 +68,7 @@ class Origin:
         """Image that defines ACPC."""
         if self.anat_entities is None:
             return self.path(Output("dwiref", (), ACPC))
-        return self.anat_path(Output("t1w", (), ACPC))
+        return self.anat_path(Output(self.contrast.lower(), (), ACPC))
 
 
 def init_derivatives_wf(
@@ -105,7 +108,9 @@ def init_derivatives_wf(
     collect = pe.Node(niu.Merge(len(outputs)), name="collect_outputs", run_without_submitting=True)
     written = [origin.path(o) for o in outputs]
     if origin.anat_entities is not None:
-        written += [origin.anat_path(o) for o in (*ANAT_OUTPUTS, *origin.anat_transforms)]
+        written += [
+            origin.anat_path(o) for o in (*anat_outputs(origin.contrast), *origin.anat_transforms)
+        ]
     for number, output in enumerate(outputs, start=1):
         keys = ("space", "model", "resolution")
         named = {k: v for k in keys if (v := getattr(output, k)) is not None}
@@ -154,7 +159,7 @@ def _fixed_entries(
         else None,
         extra=output.metadata,
     )
-    if output.type == "t1w":
+    if output.type in ("t1w", "t2w"):
         entries["SkullStripped"] = origin.is_t1w_brain
     if output.type == "preproc_dwi":
         return carry_over(origin.raw_metadata) | entries

@@ -30,7 +30,7 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
     template = session.template
     why = f" (made here: {template.reason})" if template.reason else ""
     yield (
-        "T1w image",
+        f"{session.contrast} image",
         f"{session.t1w.name}{by}: {', '.join(steps)}; to the template: {template.name}{why}",
     )
     if prepared is not None and prepared.acquired is not None:
@@ -40,7 +40,7 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
             "another head is an error",
         )
     for path in session.unused_t1w:
-        yield "not used", f"{path.name}: one T1w image is used"
+        yield "not used", f"{path.name}: one {session.contrast} image is used"
 
 
 def describe_tissue(session: SessionPlan) -> Iterator[Line]:

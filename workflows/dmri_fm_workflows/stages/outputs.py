@@ -107,17 +107,19 @@ def transform(
     return Output(of, (field_name,), record=record, entities={"from": source, "to": target})
 
 
-#: Outputs of the anatomy stage.
-ANAT_OUTPUTS = (
-    Output("t1w", ("t1w_file",), ACPC, "record"),
-    Output("t1w_mask", ("t1w_mask_file",), ACPC, "record"),
-    transform("anat_xfm", "to_t1w_acpc_file", "T1w", ACPC),
-    # The same under the name that qsiprep has for it, and qsirecon looks for.
-    transform("anat_xfm", "to_t1w_acpc_file", "orig", ACPC),
-    transform("anat_xfm", "from_t1w_acpc_file", ACPC, "T1w"),
-    transform("anat_xfm", "to_mni_file", ACPC, MNI),
-    transform("anat_xfm", "from_mni_file", MNI, ACPC),
-)
+def anat_outputs(contrast: str = "T1w") -> tuple[Output, ...]:
+    """Return the outputs of the anatomy stage, by the contrast of the image: `T1w` or `T2w`."""
+    return (
+        Output(contrast.lower(), ("t1w_file",), ACPC, "record"),
+        Output("t1w_mask", ("t1w_mask_file",), ACPC, "record"),
+        transform("anat_xfm", "to_t1w_acpc_file", contrast, ACPC),
+        # The same under the name that qsiprep has for it, and qsirecon looks for.
+        transform("anat_xfm", "to_t1w_acpc_file", "orig", ACPC),
+        transform("anat_xfm", "from_t1w_acpc_file", ACPC, contrast),
+        transform("anat_xfm", "to_mni_file", ACPC, MNI),
+        transform("anat_xfm", "from_mni_file", MNI, ACPC),
+    )
+
 
 #: Outputs of the tissue stage.
 TISSUE_OUTPUTS = tuple(

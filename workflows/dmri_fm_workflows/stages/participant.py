@@ -76,6 +76,7 @@ def _init_session_anat_wf(subject: str, session: SessionPlan, resources: Resourc
         sources=_list_sources(session, resources),
         normalisation=session.normalisation,
         anat_entities=entities,
+        contrast=session.contrast,
         is_t1w_brain=session.prepared_t1w is not None and session.prepared_t1w.is_brain,
     )
     sources["record"] = sources["anat_record"]
@@ -142,7 +143,7 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
         for key, name in SCAN_ENTITIES.items()
         if name in entities and name != "subject"
     ]
-    fields = [f for f in ANAT_FIELDS if f != "t1w_mask_file" or plan.given_mask is None]
+    fields = [f for f in ANAT_FIELDS if f != "t1w_mask_file" or plan.is_masked_by_t1w]
     fields += ["from_t1w_acpc_file"] if plan.is_on_t1w else []
     fields += list_template_fields(plan.templates)
     workflow, inputnode, outputnode = open_workflow(
@@ -156,6 +157,7 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
         entities=entities,
         sources=[raw_uri(path, resources.bids_root) for path in plan.source_paths],
         normalisation=plan.normalisation,
+        contrast=plan.contrast,
         raw_metadata=[run.metadata for run in plan.series.runs],
         anat_transforms=list_transforms("anat_xfm", plan.templates),
         anat_entities=_anat_entities(entities["subject"], entities.get("session"))

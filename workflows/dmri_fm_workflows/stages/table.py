@@ -6,6 +6,7 @@ Graph, `--dry-run` and contract tests derive from them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import nipype.pipeline.engine as pe
 
@@ -50,7 +51,6 @@ from dmri_fm_workflows.stages.network_input import init_network_input_wf, init_n
 from dmri_fm_workflows.stages.noise_maps import init_noise_maps_wf
 from dmri_fm_workflows.stages.normalise import init_deviation_wf, init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
-    ANAT_OUTPUTS,
     CHECK_OUTPUTS,
     FIELD_OUTPUTS,
     HMC_OUTPUTS,
@@ -58,6 +58,7 @@ from dmri_fm_workflows.stages.outputs import (
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
     TISSUE_OUTPUTS,
+    anat_outputs,
     figure_outputs,
     map_outputs,
 )
@@ -74,7 +75,7 @@ _SESSION_STAGES = (
     Stage(
         name="anat",
         builder=init_anat_wf,
-        outputs=ANAT_OUTPUTS,
+        outputs=anat_outputs(),
         record="anat_record",
         describe=describe_anat,
     ),
@@ -231,7 +232,13 @@ _AFTER_MODELS = (
 
 def list_session_stages(plan: SessionPlan) -> tuple[Stage, ...]:
     """Return the stages of the T1w image of a session, in the order of processing."""
-    return (*_SESSION_STAGES, *([registration_stage(plan)] if plan.templates else []))
+    anat, tissue, figures = _SESSION_STAGES
+    return (
+        replace(anat, outputs=anat_outputs(plan.contrast)),
+        *([tissue] if plan.has_tissue else []),
+        figures,
+        *([registration_stage(plan)] if plan.templates else []),
+    )
 
 
 def list_stages(plan: SeriesPlan) -> tuple[Stage, ...]:
