@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -113,10 +113,12 @@ def register_affine(
     *,
     initial: ArrayLike | None = None,
     is_coarse: bool = False,
+    lesion: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Register the template to a brain; the matrix takes template points to the brain's.
 
     It starts from `initial`, or the identity. A coarse one stops at 4 mm: for starts and tests.
+    Voxels of `lesion`, on the brain's grid, do not count.
     """
     return align(
         template.t1,
@@ -126,6 +128,7 @@ def register_affine(
         freedom="affine",
         initial=initial,
         levels=TEMPLATE_LEVELS[: 2 if is_coarse else 3],
+        moving_mask=None if lesion is None else ~lesion,
     )
 
 
@@ -234,6 +237,7 @@ def register_syn(
     *,
     initial: ArrayLike,
     is_coarse: bool = False,
+    lesion: NDArray[np.bool_] | None = None,
 ) -> TemplateRegistration:
     """Register a brain to the template non-linearly (ANTs SyN).
 
@@ -247,6 +251,8 @@ def register_syn(
         Shape (4, 4): affine from template points to image points, RAS+ mm.
     is_coarse
         Few iterations, for tests.
+    lesion
+        Shape of the brain's image, bool: voxels that do not count; None: all of them do.
 
     References
     ----------
@@ -269,6 +275,7 @@ def register_syn(
             reg_iterations=(20, 5, 0) if is_coarse else (40, 20, 10),
             random_seed=SYN_SEED,
             singleprecision=True,
+            **_count_outside(lesion, brain),
         )
         forward = next(p for p in result["fwdtransforms"] if p.endswith("Warp.nii.gz"))
         inverse = next(p for p in result["invtransforms"] if p.endswith("InverseWarp.nii.gz"))
@@ -281,6 +288,13 @@ def register_syn(
         as_displacement(to_template, brain.grid),
     )
     return TemplateRegistration(to_image, displacements, matrix)
+
+
+def _count_outside(lesion: NDArray[np.bool_] | None, brain: Image3D) -> dict[str, Any]:
+    """Return the arguments of ANTs that leave a lesion out of the metric of every stage."""
+    if lesion is None:
+        return {}
+    return {"moving_mask": to_ants_image(~lesion, brain.affine), "mask_all_stages": True}
 
 
 def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
@@ -304,6 +318,7 @@ def register_template(
     method: Literal["affine", "syn"],
     is_coarse: bool = False,
     starts_at_centre: bool = False,
+    lesion: NDArray[np.bool_] | None = None,
 ) -> TemplateRegistration:
     """Register a brain that stands in ACPC to a template.
 
@@ -320,12 +335,14 @@ def register_template(
     starts_at_centre
         Start with the centres of both brains on one another: the origin of the template need not
         be that of ACPC.
+    lesion
+        Shape of the brain's image, bool: voxels that do not count; None: all of them do.
     """
     initial = None
     if starts_at_centre:
         target = Image3D(template.t1, np.asarray(template.grid.affine)).centre_mm()
         initial = _start(np.eye(3), target, brain.centre_mm())
-    matrix = register_affine(brain, template, initial=initial, is_coarse=is_coarse)
+    matrix = register_affine(brain, template, initial=initial, is_coarse=is_coarse, lesion=lesion)
     if method == "syn":
-        return register_syn(brain, template, initial=matrix, is_coarse=is_coarse)
+        return register_syn(brain, template, initial=matrix, is_coarse=is_coarse, lesion=lesion)
     return TemplateRegistration(affine_map(matrix), None, matrix)

@@ -119,6 +119,7 @@ def plan_for(
     engines: Engines = ENGINES[0],
     t1w: bool = True,
     contrast: str = "T1w",
+    lesion: str | None = None,
     session_warnings: tuple[str, ...] = (),
     prepared: PreparedT1w | None = None,
     **options: object,
@@ -132,7 +133,12 @@ def plan_for(
         save_image(np.ones((4, 4, 4)), AFFINE, path)
         anatomy = (path,)
     config = RunConfig(root / "raw", root / "out", **({"sloppy": True} | options))
-    session = Session(None, anatomy, series, session_warnings, prepared_t1w=prepared)
+    mask = None
+    if lesion is not None:
+        mask = save_image(np.ones((4, 4, 4)), AFFINE, root / "raw" / lesion)
+    session = Session(
+        None, anatomy, series, session_warnings, prepared_t1w=prepared, lesion_mask=mask
+    )
     found = Participant("01", (session,))
     return plan_participant(config, found, engines)
 

@@ -213,4 +213,4 @@ def test_records_cite_known_works_and_types_name_known_steps() -> None:
         for methods in steps.values():
             assert {work for m in methods for work in m.works} <= set(load_references())
     named = {key for of in load_catalogue().types.values() for key in of.cited_steps}
-    assert named == {*SERIES_STEPS, *TISSUE_STEPS, "AnatomySource"}
+    assert named == {*SERIES_STEPS, *TISSUE_STEPS, "AnatomySource", "LesionMaskFile"}

@@ -51,6 +51,7 @@ FACTS = {
     "noise": {"NoiseMap": "MP-PCA"},
     "residual": {"Denoising": "MP-PCA", "GibbsCorrection": "none"},
     "t1w": {"SkullStripped": False},
+    "lesion_mask": {"LesionMaskFile": "sub-01_label-lesion_roi.nii.gz"},
     "t2w": {"SkullStripped": False},
     **{
         of: {"TissueMethod": "Atropos (antspyx 0.6.3)"}

@@ -150,6 +150,7 @@ def list_variants(
         run = plans[0].series.runs[0]
         prepared = [plan_preprocessed(run, root, space=s, full=True) for s in ("ACPC", None)]
         prepared.append(plan_with_anatomy(plans[0].series, root=root))
+        prepared.append(plan_for(plans[0].series, root=root, lesion="sub-01_label-lesion_roi.nii"))
         return [
             {
                 "plan": plan.sessions[0],
@@ -159,7 +160,9 @@ def list_variants(
         ]
     if name == "init_templates_wf":
         planned = plan_for(plans[0].series, root=root, engines=with_template(root))
-        return [{"plan": p, "resources": resources} for p in (planned.sessions[0], plans[-2])]
+        lesion = replace(planned.sessions[0], lesion_mask=root / "raw" / "lesion.nii")
+        listed = (planned.sessions[0], lesion, plans[-2])
+        return [{"plan": p, "resources": resources} for p in listed]
     needs, several = NEEDS.get(name, lambda plan: True), MODEL_ARGUMENTS.get(name, [{}])
     if name == "init_template_maps_wf":
         several = [{"template": plans[-2].templates[0]}]
@@ -319,7 +322,7 @@ def test_every_type_that_a_scan_writes_is_declared_by_a_stage(
     """Outputs of the catalogue have a stage that makes them, but for those of the group."""
     plans = (plan_for(series, root=tmp_path), plan_warped(series, tmp_path))
     of_series = (s for plan in plans for s in table.list_stages(plan.series[0]))
-    t2w = plan_for(series, root=tmp_path, contrast="T2w")
+    t2w = plan_for(series, root=tmp_path, contrast="T2w", lesion="sub-01_label-lesion_roi.nii")
     of_sessions = (s for p in (plans[0], t2w) for s in table.list_session_stages(p.sessions[0]))
     stages = (*of_sessions, *of_series)
     declared = {output.type for stage in stages for output in stage.outputs}

@@ -14,6 +14,7 @@ from dmri_fm_workflows.bids.bare_b0 import open_bare_b0
 from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.fields import Candidate
 from dmri_fm_workflows.bids.filters import ANATOMICAL, QUERIES
+from dmri_fm_workflows.bids.lesions import find_lesion_mask
 from dmri_fm_workflows.bids.links import read_statement, tie_to
 from dmri_fm_workflows.bids.names import own_file, session_of, split_name
 from dmri_fm_workflows.bids.reading import Reading
@@ -69,7 +70,16 @@ class ParticipantReader:
                 t1w, warnings = self._choose_anatomy(label, session, chosen)
                 warnings = (*warnings, *grouped.warnings)
                 age = read_age(self._reading.root, label, session)
-                visits.append(Session(session or None, t1w, grouped.series, warnings, age))
+                try:
+                    lesion = find_lesion_mask(t1w[0]) if t1w else None
+                except InputError as error:
+                    self.note(label, error)
+                    continue
+                visits.append(
+                    Session(
+                        session or None, t1w, grouped.series, warnings, age, lesion_mask=lesion
+                    )
+                )
         return tuple(visits)
 
     def _choose_anatomy(

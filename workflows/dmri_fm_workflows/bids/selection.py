@@ -26,6 +26,7 @@ from dmri_fm_workflows.bids.folders import (
     find_misplacement,
     owner_of,
 )
+from dmri_fm_workflows.bids.lesions import is_lesion_mask
 from dmri_fm_workflows.bids.names import find_fault, session_of, split_name
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.scans import SIGNAL_DIRECTIONS, read_gradients, why_no_signal
@@ -68,6 +69,8 @@ class ImageSelector:
         """
         chosen: dict[str, list[Path]] = {query: [] for query in (*QUERIES, LEFT_OUT, IGNORED)}
         for path in images:
+            if is_lesion_mask(path):  # looked for beside the image that it belongs to
+                continue
             query = self._query_of(path)
             if query not in ANATOMICAL and not self._reading.includes(session_of(path)):
                 continue

@@ -17,6 +17,7 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from numpy.typing import NDArray
 
 from dmri_fm.gradient_files import write_mrtrix_gradients
 from dmri_fm.normalise.bias import remove_bias
@@ -56,6 +57,11 @@ def open_image(path: str) -> Image3D:
     """Read a 3-D image."""
     image = load_image(path, ndim=3)
     return Image3D(read_array(image, path=path), np.asarray(image.affine))
+
+
+def read_lesion(path: Any) -> NDArray[np.bool_] | None:
+    """Return the mask of an input for lesions; None if it is not given."""
+    return open_image(path).data > 0 if isdefined(path) else None
 
 
 class AlignInputSpec(BaseInterfaceInputSpec):
@@ -107,6 +113,7 @@ class TemplateInputSpec(BaseInterfaceInputSpec):
 class _RegisterInputSpec(TemplateInputSpec):
     method = traits.Enum("affine", "syn", mandatory=True, desc="registration")
     sloppy = traits.Bool(False, usedefault=True, desc="few iterations of the warp")
+    lesion_file = File(exists=True, desc="lesions on the grid of the brain, left out")
 
 
 class TemplateOutputSpec(TraitedSpec):
@@ -130,7 +137,11 @@ class RegisterTemplate(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         brain, mask = open_image(self.inputs.brain_file), open_image(self.inputs.mask_file)
         registered = register_template(
-            brain, load_template(2), method=self.inputs.method, is_coarse=self.inputs.sloppy
+            brain,
+            load_template(2),
+            method=self.inputs.method,
+            is_coarse=self.inputs.sloppy,
+            lesion=read_lesion(self.inputs.lesion_file),
         )
         name = name_normalisation(self.inputs.method)
         self._results |= write_registration(registered, brain, mask, Path(runtime.cwd), name=name)

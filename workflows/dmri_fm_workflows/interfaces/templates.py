@@ -24,7 +24,7 @@ from dmri_fm.normalise.registration import (
     registration_dice,
 )
 from dmri_fm.normalise.template import make_template
-from dmri_fm_workflows.interfaces.normalise import open_image
+from dmri_fm_workflows.interfaces.normalise import open_image, read_lesion
 from dmri_fm_workflows.interfaces.transform_files import write_transforms
 
 
@@ -36,6 +36,7 @@ class _RegisterInputSpec(BaseInterfaceInputSpec):
     template_mask_file = File(exists=True, desc="its brain mask; without, it is a brain")
     method = traits.Enum("affine", "syn", mandatory=True, desc="registration")
     sloppy = traits.Bool(False, usedefault=True, desc="few iterations")
+    lesion_file = File(exists=True, desc="lesions on the grid of the brain, left out")
 
 
 class _RegisterOutputSpec(TraitedSpec):
@@ -66,6 +67,7 @@ class RegisterOtherTemplate(SimpleInterface):
             method=self.inputs.method,
             is_coarse=self.inputs.sloppy,
             starts_at_centre=True,
+            lesion=read_lesion(self.inputs.lesion_file),
         )
         to_file, from_file = write_transforms(
             registered, template, brain, Path(runtime.cwd), stem=self.inputs.space

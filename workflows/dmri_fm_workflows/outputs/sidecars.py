@@ -189,7 +189,7 @@ def _type_entries(of: OutputType) -> dict[str, Any]:
     """Return the entries that follow from the output type alone; None where they do not apply."""
     is_tensor = of.name == "diffusivity"
     return {
-        "Type": "Brain" if of.suffix == "mask" else None,
+        "Type": _mask_type(of),
         "BvecConvention": BVEC_CONVENTION if of.name == "preproc_dwi" else None,
         "SkullStripped": True if of.suffix in _IN_THE_BRAIN else None,
         # BEP016: the work that defines the parameter.
@@ -198,6 +198,13 @@ def _type_entries(of: OutputType) -> dict[str, Any]:
         "TensorElements": ["D11", "D12", "D13", "D22", "D23", "D33"] if is_tensor else None,
         "ValidRange": None if of.value_range is None else list(of.value_range),
     }
+
+
+def _mask_type(of: OutputType) -> str | None:
+    """Return what a mask shows, in BIDS' words."""
+    if of.suffix != "mask":
+        return None
+    return "Lesion" if of.entities.get("label") == "lesion" else "Brain"
 
 
 def _space_entries(of: OutputType, space: str | None) -> dict[str, Any]:

@@ -21,6 +21,12 @@ _BETWEEN_RUNS = "; "
 #: Key of the sidecar of an anatomical image that is not T1-weighted.
 CONTRAST_KEY = "AnatomyContrast"
 
+#: Key of the sidecars about a mask of lesions: its file.
+LESION_KEY = "LesionMaskFile"
+
+#: What its entry adds where no registration was made.
+TAKEN_TRANSFORM = "not used by the transform to the template, which was taken from derivatives"
+
 #: Key of the sidecar about templates of TemplateFlow.
 OTHER_TEMPLATES = "OtherTemplates"
 
@@ -62,6 +68,18 @@ def _others(image: str) -> tuple[Method, ...]:
     return (Method("affine", f"{text} [@avants2008]."),)
 
 
+def _lesions() -> tuple[Method, ...]:
+    """Return the sentences about a mask of lesions."""
+    return (
+        Method(f".*, {TAKEN_TRANSFORM}", "A mask of lesions was given ({method})."),
+        Method(
+            "",
+            "Lesions were left out of the registration to the template by cost-function masking "
+            "[@brett2001], with the masks of the dataset.",
+        ),
+    )
+
+
 def _anatomies() -> tuple[Method, ...]:
     """Return the sentences about a T1w image that another pipeline prepared."""
     text = (
@@ -85,6 +103,7 @@ ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
     "AnatomySource": _anatomies(),
     "MaskMethod": _masks("T1-weighted image"),
     "NormalisationMethod": _registrations("T1-weighted brain"),
+    LESION_KEY: _lesions(),
     OTHER_TEMPLATES: _others("T1-weighted brain"),
 }
 
@@ -95,6 +114,7 @@ T2W_STEPS: Mapping[str, tuple[Method, ...]] = {
     ),
     "MaskMethod": _masks("T2-weighted image"),
     "NormalisationMethod": _registrations("T2-weighted brain"),
+    LESION_KEY: _lesions(),
     OTHER_TEMPLATES: _others("T2-weighted brain"),
 }
 

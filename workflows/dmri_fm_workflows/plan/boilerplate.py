@@ -53,5 +53,6 @@ def _foresee_anatomy(plan: SessionPlan) -> dict[str, str]:
     by = plan.prepared_t1w.by if plan.prepared_t1w is not None else ""
     stated = {"MaskMethod": plan.mask_name, "NormalisationMethod": plan.template.name}
     stated |= {CONTRAST_KEY: plan.contrast} if plan.contrast != "T1w" else {}
+    stated |= plan.lesion_masking
     stated |= name_other_templates(plan.templates, plan.normalisation)
     return stated | ({SOURCE_KEY: by} if by else {})

@@ -68,6 +68,7 @@ def _plan_session(
         user_t1w_mask=session.user_t1w_mask,
         series=planned,
         templates=engines.templates,
+        lesion_mask=session.lesion_mask,
     )
 
 
@@ -131,6 +132,7 @@ def plan_series(
         normalisation=config.normalisation,
         normalisation_name=choose_template(session.prepared_t1w, config.normalisation).name,
         voxel_size_mm=config.output_resolution,
+        lesion_mask=session.lesion_mask,
         output_spaces=tuple(s for s in config.output_spaces if s in OWN_SPACES),
         tensor_volumes=tuple(int(i) for i in volumes),
         tensor_widening=describe_widening(gtab, volumes) if len(volumes) else None,

@@ -66,6 +66,8 @@ class SeriesPlan(ModelPlan):
         Spaces of series and maps: ACPC, and the packaged template's if it is asked for.
     tensor_widening
         Reason for shells above the usual b-values of a tensor fit; None without such shells.
+    lesion_mask
+        Mask of lesions in the anatomical image of the session, or None.
     sloppy
         Coarse and quick settings, for tests.
     warnings
@@ -86,6 +88,7 @@ class SeriesPlan(ModelPlan):
     voxel_size_mm: float | None
     output_spaces: tuple[str, ...]
     tensor_widening: str | None
+    lesion_mask: Path | None = None
     sloppy: bool = False
     warnings: tuple[str, ...] = ()
 

@@ -9,6 +9,7 @@ from dmri_fm.preprocess.user_mask import USER_MASK
 from dmri_fm_workflows.bids import Problem
 from dmri_fm_workflows.bids.names import contrast_of
 from dmri_fm_workflows.bids.prepared import PreparedT1w, TissueImages
+from dmri_fm_workflows.outputs.steps import LESION_KEY, TAKEN_TRANSFORM
 from dmri_fm_workflows.plan.anatomy import (
     TemplateChoice,
     choose_template,
@@ -43,6 +44,8 @@ class SessionPlan:
         Brain mask that the user gave for the T1w image, or None.
     templates
         Templates of TemplateFlow that the image is registered to.
+    lesion_mask
+        Mask of lesions on the raw image, left out of registrations to templates, or None.
     """
 
     label: str | None
@@ -54,6 +57,7 @@ class SessionPlan:
     prepared_t1w: PreparedT1w | None = None
     user_t1w_mask: Path | None = None
     templates: tuple[TemplateFiles, ...] = ()
+    lesion_mask: Path | None = None
 
     @property
     def mask_name(self) -> str:
@@ -66,6 +70,15 @@ class SessionPlan:
     def contrast(self) -> str:
         """Contrast of the anatomical image: `T1w`, or `T2w` where there is no other."""
         return "T1w" if self.t1w is None else contrast_of(self.t1w)
+
+    @property
+    def lesion_masking(self) -> dict[str, str]:
+        """Entry of the sidecars about lesions; none without a mask of them."""
+        if self.lesion_mask is None:
+            return {}
+        name = self.lesion_mask.name
+        taken = self.template.taken is not None
+        return {LESION_KEY: f"{name}, {TAKEN_TRANSFORM}" if taken else name}
 
     @property
     def has_tissue(self) -> bool:

@@ -26,7 +26,7 @@ from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_NOTE
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.naming import identify, output_path, sidecar_path
-from dmri_fm_workflows.outputs.steps import CONTRAST_KEY
+from dmri_fm_workflows.outputs.steps import CONTRAST_KEY, LESION_KEY
 from dmri_fm_workflows.outputs.tsv import (
     MISSING,
     NOT_MEASURED_KEY,
@@ -86,6 +86,7 @@ ENTRIES = {
     "MaskMethod": "Brain mask",
     "MaskFile": "file of that mask",
     "T1wMaskFile": "Brain mask of the T1w image, given by the user",
+    LESION_KEY: "Mask of lesions, left out of the registration to the template",
     CONTRAST_KEY: "Contrast of the anatomical image",
     "CoregistrationMethod": "Registration to the anatomical image",
     "NormalisationMethod": "Registration to the template",

@@ -10,6 +10,7 @@ from dmri_fm.identity import DIRECTION_CHOICES, REGIONS, identity
 from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.bids import EpiImage
 from dmri_fm_workflows.eddy_config import eddy_arguments
+from dmri_fm_workflows.outputs.steps import TAKEN_TRANSFORM
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.plan.records import SMALLEST_BRAIN_ML
 from dmri_fm_workflows.stages.base import Line
@@ -39,6 +40,11 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
             f"{prepared.acquired.name}: gives the position in the scanner, by rigid registration; "
             "another head is an error",
         )
+    if session.lesion_mask is not None:
+        out = "left out of registrations to templates; no primary maps of networks inside"
+        if session.template.taken is not None:
+            out = f"{TAKEN_TRANSFORM}; no primary maps of networks inside"
+        yield "  lesions", f"{session.lesion_mask.name}: {out}"
     for path in session.unused_t1w:
         yield "not used", f"{path.name}: one {session.contrast} image is used"
 

@@ -118,6 +118,7 @@ def anat_outputs(contrast: str = "T1w") -> tuple[Output, ...]:
         transform("anat_xfm", "from_t1w_acpc_file", ACPC, contrast),
         transform("anat_xfm", "to_mni_file", ACPC, MNI),
         transform("anat_xfm", "from_mni_file", MNI, ACPC),
+        Output("lesion_mask", ("lesion_file",), ACPC, "record"),
     )
 
 

@@ -66,6 +66,8 @@ def init_templates_wf(
     ------
     t1w_brain_file, t1w_mask_file
         Brain and mask of a session's T1w image in ACPC.
+    lesion_file
+        Lesions in it, if the dataset has a mask of them.
     acpc_dwiref_file, acpc_mask_file
         b=0 reference and mask in ACPC of a series without a T1w image.
 
@@ -79,12 +81,14 @@ def init_templates_wf(
         Warnings of all of them, and the entry of the sidecars.
     """
     head, mask = ("acpc_dwiref_file", "acpc_mask_file")
+    lesion: dict[str, str] = {}
     if isinstance(plan, SessionPlan):
         head, mask = ("t1w_brain_file", "t1w_mask_file")
+        lesion = {"lesion_file": "lesion_file"} if plan.lesion_mask is not None else {}
     templates = plan.templates
     workflow, inputnode, outputnode = open_workflow(
         name,
-        [head, mask],
+        [head, mask, *lesion],
         [
             *(f for t in templates for f in (
                 f"to_{t.name}_file", f"from_{t.name}_file", f"{t.name}_record")),
@@ -108,7 +112,7 @@ def init_templates_wf(
         if template.mask is not None:
             register.inputs.template_mask_file = str(template.mask)
         workflow.connect([
-            (inputnode, register, [(head, "in_file"), (mask, "mask_file")]),
+            (inputnode, register, [(head, "in_file"), (mask, "mask_file"), *lesion.items()]),
             (register, listed, [("warnings_record", f"in{number}")]),
             (register, outputnode, [("to_file", f"to_{template.name}_file"),
                                     ("from_file", f"from_{template.name}_file"),
