@@ -72,3 +72,12 @@ class PreprocessingOptions:
         choices=("affine", "syn"),
         stages=("anat", "normalise"),
     )
+    subject_anatomical_reference: str = option(
+        "sessionwise",
+        PREPROCESSING,
+        "T1w image of a participant with several sessions: `sessionwise`, each session its own "
+        "and another's only where it has none; `first`, that of the first session for all "
+        "(default: sessionwise)",
+        choices=("first", "sessionwise"),
+        stages=("anat", "normalise"),
+    )

@@ -143,6 +143,7 @@ def _read(config: RunConfig) -> Dataset:
         gradient_options=config.gradient_options,
         ignored=config.ignore,
         gradient_fixes=make_fixes(config.gradient_fixes),
+        shares_anatomy=config.subject_anatomical_reference == "first",
     )
     if config.brain_masks is not None:
         dataset = attach_masks(dataset, config.brain_masks)

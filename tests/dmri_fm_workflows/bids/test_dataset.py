@@ -110,6 +110,20 @@ def test_t1w_of_the_session_then_above_then_another(maker) -> None:
     assert t1w_names(read_dataset(maker.root), session=1) == ["sub-01_T1w.nii.gz"]
 
 
+def test_all_sessions_take_the_anatomy_of_the_first_on_request(maker) -> None:
+    for session in "abc":
+        maker.dwi(f"sub-01_ses-{session}_dwi", metadata=maker.AP)
+    for session in "bc":
+        maker.image(f"sub-01_ses-{session}_T1w.nii.gz")
+    dataset = read_dataset(maker.root, shares_anatomy=True)
+    sessions = dataset.participants[0].sessions
+    assert [p.name for s in sessions for p in s.t1w] == 3 * ["sub-01_ses-b_T1w.nii.gz"]
+    assert [s.warnings for s in sessions] == 3 * [()]
+    only = read_dataset(maker.root, shares_anatomy=True, session_labels=["c"])
+    assert t1w_names(only) == ["sub-01_ses-b_T1w.nii.gz"]
+    assert t1w_names(read_dataset(maker.root), session=2) == ["sub-01_ses-c_T1w.nii.gz"]
+
+
 def test_t2w_is_taken_only_where_the_participant_has_no_t1w(maker) -> None:
     for session in "ab":
         maker.dwi(f"sub-01_ses-{session}_dwi", metadata=maker.AP)

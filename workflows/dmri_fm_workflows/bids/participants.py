@@ -98,7 +98,17 @@ class ParticipantReader:
     def _choose_t1w(
         self, label: str, session: str, paths: Sequence[Path], *, query: str = "t1w"
     ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-        """Take the session's images, else those above the sessions, else the first other's."""
+        """Take the session's images, else those above the sessions, else the first other's.
+
+        Where sessions share their anatomy, the first that has one gives it: what lies above the
+        sessions, then sessions by label.
+        """
+        if self._reading.shares_anatomy:
+            for source in sorted({session_of(p) for p in paths}):
+                here = [p for p in paths if session_of(p) == source]
+                if usable := self._rank_t1w(label, here, query=query):
+                    return usable, ()
+            return (), ()
         others = sorted({session_of(p) for p in paths} - {session, ""})
         for source in (session, "", *others):
             here = [p for p in paths if session_of(p) == source]

@@ -32,6 +32,8 @@ class Reading:
         Repairs of b-vectors by scanner and protocol.
     ignored
         Images that are not used: `fieldmaps` (of the `fmap` folder), `sbref`, `t1w`.
+    shares_anatomy
+        Whether all sessions take the anatomical image of the participant's first one.
     """
 
     root: Path
@@ -40,6 +42,7 @@ class Reading:
     gradient_options: GradientOptions = GradientOptions()  # noqa: RUF009 (frozen)
     ignored: tuple[str, ...] = ()
     gradient_fixes: tuple[GradientFix, ...] = ()
+    shares_anatomy: bool = False
 
     @cached_property
     def is_ignored(self) -> BidsIgnore:
