@@ -14,10 +14,11 @@ from dmri_fm_workflows.request import read_options
 
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
-    "b0_threshold", "b1_biascorrect_stage", "b_scaling", "bids_filters", "brain_masks", "denoise",
-    "derivatives", "device", "eddy_config", "gradient_fixes", "hmc", "ignore", "input_type",
-    "models", "normalisation", "output_resolution", "output_spaces", "random_seed", "region",
-    "repol", "sdc", "session_label", "sloppy", "subject_anatomical_reference", "unring",
+    "b0_threshold", "b1_biascorrect_stage", "b_scaling", "bids_filters", "brain_masks",
+    "denoise", "derivatives", "device", "distortion_group_merge", "eddy_config",
+    "gradient_fixes", "hmc", "ignore", "input_type", "models", "normalisation",
+    "output_resolution", "output_spaces", "random_seed", "region", "repol", "sdc",
+    "separate_all_dwis", "session_label", "sloppy", "subject_anatomical_reference", "unring",
     "weights",
 }  # fmt: skip
 
@@ -60,6 +61,8 @@ FULL: dict[str, Any] = {
     "b0_threshold": 65.0,
     "normalisation": "syn",
     "subject_anatomical_reference": "first",
+    "distortion_group_merge": "none",
+    "separate_all_dwis": True,
     "models": ("drope",),
     "weights": {"drope": Path("/data/own.safetensors")},
     "device": "cpu",

@@ -34,6 +34,9 @@ def check_preprocessed(config: RunConfig) -> None:
     asked += ["--brain-masks"] if config.brain_masks is not None else []
     asked += ["--bids-database-dir"] if config.bids_database_dir is not None else []
     asked += ["--derivatives"] if config.derivatives is not None else []
+    asked += ["--separate-all-dwis"] if config.separate_all_dwis else []
+    merge = config.distortion_group_merge
+    asked += [f"--distortion-group-merge {merge}"] if merge != "concatenate" else []
     reference = config.subject_anatomical_reference
     asked += [f"--subject-anatomical-reference {reference}"] if reference == "first" else []
     if asked:

@@ -81,3 +81,21 @@ class PreprocessingOptions:
         choices=("first", "sessionwise"),
         stages=("anat", "normalise"),
     )
+    distortion_group_merge: str = option(
+        "concatenate",
+        PREPROCESSING,
+        "runs of one scan with different phase encodings: `concatenate` merges them into one "
+        "series, `none` makes a series of each phase encoding (default: concatenate)",
+        choices=("concatenate", "none"),
+        stages=("merge",),
+    )
+    separate_all_dwis: bool = option(
+        False, PREPROCESSING, "make a series of every run, merge none", stages=("merge",)
+    )
+
+    @property
+    def merging(self) -> str:
+        """Which runs of a scan are merged: see :data:`dmri_fm_workflows.bids.series.MERGING`."""
+        if self.separate_all_dwis:
+            return "none"
+        return "all" if self.distortion_group_merge == "concatenate" else "phase encoding"

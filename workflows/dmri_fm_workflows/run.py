@@ -144,6 +144,7 @@ def _read(config: RunConfig) -> Dataset:
         ignored=config.ignore,
         gradient_fixes=make_fixes(config.gradient_fixes),
         shares_anatomy=config.subject_anatomical_reference == "first",
+        merging=config.merging,
     )
     if config.brain_masks is not None:
         dataset = attach_masks(dataset, config.brain_masks)

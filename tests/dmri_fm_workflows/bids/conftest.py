@@ -158,10 +158,11 @@ class DatasetMaker:
         session: str | None = None,
         filters: Filters | None = None,
         ignored: tuple[str, ...] = (),
+        merging: str = "all",
     ) -> tuple[tuple[Session, ...], list[Problem]]:
         """Read participant 01; return sessions and problems."""
         sessions = None if session is None else [session]
-        reading = Reading(self.root, filters or {}, sessions, ignored=ignored)
+        reading = Reading(self.root, filters or {}, sessions, ignored=ignored, merging=merging)
         reader = ParticipantReader(reading)
         visits = reader.read("01", list_images(self.root / "sub-01", reading.is_ignored))
         return visits, reader.problems

@@ -266,7 +266,7 @@ def test_every_option_about_the_processing_names_its_stages(
     stages = (*table.list_session_stages(session), *table.list_stages(plan))
     known = {stage.name for stage in stages} | {identity(m).family for m in plan.models}
     of_processing = [f for f in fields(RunConfig) if f.metadata.get("group") in GROUPS[2:5]]
-    assert len(of_processing) == 17
+    assert len(of_processing) == 19
     for option in of_processing:
         named = set(option.metadata["stages"])
         assert named, option.name

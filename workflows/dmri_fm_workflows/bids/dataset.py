@@ -38,6 +38,7 @@ def read_dataset(
     ignored: Sequence[str] = (),
     gradient_fixes: Sequence[GradientFix] = (),
     shares_anatomy: bool = False,
+    merging: str = "all",
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
@@ -69,6 +70,8 @@ def read_dataset(
         Repairs of b-vectors by scanner and protocol.
     shares_anatomy
         Whether all sessions take the anatomical image of the participant's first one.
+    merging
+        Which runs of a scan are merged, see :data:`dmri_fm_workflows.bids.series.MERGING`.
 
     Returns
     -------
@@ -96,6 +99,7 @@ def read_dataset(
         tuple(ignored),
         tuple(gradient_fixes),
         shares_anatomy,
+        merging,
     )
     folders, misnamed = choose_participants(reading, participant_labels)
     indexed = None

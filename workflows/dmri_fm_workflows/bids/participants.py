@@ -169,7 +169,7 @@ class ParticipantReader:
                 images.unusable.append(_unreadable(path, error))
         for path in others:
             self._open_from_elsewhere(path, images)
-        grouped = group_runs(images, root=self._reading.root)
+        grouped = group_runs(images, root=self._reading.root, merging=self._reading.merging)
         for refused in grouped.errors:
             self.note(label, refused)
         return grouped

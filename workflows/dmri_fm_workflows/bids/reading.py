@@ -34,6 +34,8 @@ class Reading:
         Images that are not used: `fieldmaps` (of the `fmap` folder), `sbref`, `t1w`.
     shares_anatomy
         Whether all sessions take the anatomical image of the participant's first one.
+    merging
+        Which runs of a scan are merged, see :data:`dmri_fm_workflows.bids.series.MERGING`.
     """
 
     root: Path
@@ -43,6 +45,7 @@ class Reading:
     ignored: tuple[str, ...] = ()
     gradient_fixes: tuple[GradientFix, ...] = ()
     shares_anatomy: bool = False
+    merging: str = "all"
 
     @cached_property
     def is_ignored(self) -> BidsIgnore:
