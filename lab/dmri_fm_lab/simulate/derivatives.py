@@ -354,9 +354,9 @@ def _write_quality(
 ) -> None:
     n, slices = len(dwi.gtab), dwi.shape[2]
     # The head is at rest.
-    still = {"fd_mm": np.zeros(n), "is_outlier": np.zeros((n, slices), dtype=bool)}
+    no_outlier = np.zeros((n, slices), dtype=bool)
     row = {
-        **series_quality(dwi, dwi, **still),
+        **series_quality(dwi, dwi, fd_mm=np.zeros(n), is_outlier=no_outlier),
         **tensor_quality(maps.diffusivity, dwi.brain),
         "mask_volume_ml": mask_volume_ml(dwi),
         "mask_agreement_dice": None,
