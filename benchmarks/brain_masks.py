@@ -22,8 +22,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
 from dmri_fm.distortion import DistortionField, correct_image
+from dmri_fm.normalise.coregistration import coregister
 from dmri_fm.normalise.grid import Image3D, affine_map, resample_image
-from dmri_fm.normalise.registration import coregister
 from dmri_fm.preprocess.dwiref import b0_reference, correct_bias
 from dmri_fm.preprocess.mask import BrainMask, brain_mask
 from dmri_fm.preprocess.mask_shape import is_slab

@@ -1,11 +1,11 @@
-"""Registration of heads to the template and of the b=0 reference to the T1w image."""
+"""Registration of heads to ACPC and to templates."""
 
 from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from nibabel.affines import apply_affine
@@ -20,7 +20,6 @@ from dmri_fm.normalise.grid import (
     affine_map,
     brain_grid,
     compose,
-    linear_part,
     resample_image,
 )
 from dmri_fm.normalise.template import TEMPLATE_NAME, Template
@@ -28,18 +27,10 @@ from dmri_fm.normalise.transforms import warp_map, write_affine
 from dmri_fm.preprocess.alignment import (
     Level,
     align,
-    mutual_information,
     one_itk_thread,
-    resample_affine,
     to_ants_image,
 )
 from dmri_fm.series import load_image, read_array
-
-#: Method that registers the b=0 reference to the T1w image, as plan and sidecar name it.
-COREGISTRATION_METHOD = "rigid, mutual information (ANTs)"
-
-#: Entry of the sidecar in place of that method where both images lie in one space already.
-NO_COREGISTRATION = "none, as the input lies in the space of its T1w image"
 
 #: Below this overlap of the registered brain with the template's, other starts are tried, and the
 #: registration is doubted.
@@ -56,10 +47,10 @@ TEMPLATE_LEVELS = (Level(4, 2, 100), Level(2, 1, 50), Level(1, 0, 50))
 SYN_SEED = 20
 
 
-def name_normalisation(method: str) -> str:
-    """Return the name of a registration to the template, for plan and sidecar."""
+def name_normalisation(method: str, template: str = TEMPLATE_NAME) -> str:
+    """Return the name of a registration to a template, for plan and sidecar."""
     names = {"affine": "affine (ANTs)", "syn": "affine and SyN (ANTs)"}
-    return f"{names[method]} to {TEMPLATE_NAME}"
+    return f"{names[method]} to {template}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,32 +107,18 @@ def describe_dice(dice: float) -> list[str]:
     ]
 
 
-def describe_overlap(dice: float) -> list[str]:
-    """Return the warning of a series that may not lie on its T1w image; none if it does.
-
-    Examples
-    --------
-    >>> describe_overlap(0.95)
-    []
-    """
-    if dice >= GOOD_DICE:
-        return []
-    return [
-        f"The brain of the series overlaps that of its T1w image by {dice:.2f} only (Dice), "
-        "though the input has both in one space: check that they are of one person and one space."
-    ]
-
-
 def register_affine(
     brain: Image3D,
     template: Template,
     *,
     initial: ArrayLike | None = None,
     is_coarse: bool = False,
+    lesion: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
     """Register the template to a brain; the matrix takes template points to the brain's.
 
     It starts from `initial`, or the identity. A coarse one stops at 4 mm: for starts and tests.
+    Voxels of `lesion`, on the brain's grid, do not count.
     """
     return align(
         template.t1,
@@ -151,6 +128,7 @@ def register_affine(
         freedom="affine",
         initial=initial,
         levels=TEMPLATE_LEVELS[: 2 if is_coarse else 3],
+        moving_mask=None if lesion is None else ~lesion,
     )
 
 
@@ -227,48 +205,6 @@ def place_in_acpc(head: Image3D, mask: Image3D, template: Template) -> AcpcHead:
     return AcpcHead(xfm, *(Image3D(image, grid.affine) for image in (data, data * inside, inside)))
 
 
-class Coregistration(NamedTuple):
-    """Result of :func:`coregister`.
-
-    Attributes
-    ----------
-    xfm
-        Shape (4, 4), RAS+ mm: takes points of the reference to points of ACPC.
-    similarity
-        Normalised mutual information of the reference and the resampled T1w image, 0 to 1.
-    """
-
-    xfm: NDArray[np.float64]
-    similarity: float
-
-
-def coregister(reference: Image3D, anatomy: Image3D, *, acpc2t1w: PointMap) -> Coregistration:
-    """Register the b=0 reference rigidly to the T1w image in ACPC.
-
-    Both start from their positions in the scanner: a session's images share its frame. The
-    reference is the fixed image, so that a slab is compared within its own field of view.
-
-    Parameters
-    ----------
-    reference, anatomy
-        Brains: of the b=0 reference, and of the T1w image in ACPC.
-    acpc2t1w
-        Takes points of ACPC to points of the T1w image as it was acquired, RAS+ mm.
-    """
-    fixed, moving = reference.affine, anatomy.affine
-    xfm = align(
-        reference.data,
-        anatomy.data,
-        fixed_affine=fixed,
-        moving_affine=moving,
-        initial=np.linalg.inv(linear_part(acpc2t1w)),
-    )
-    shown = resample_affine(
-        anatomy.data, xfm, fixed_affine=fixed, moving_affine=moving, shape=reference.data.shape
-    )
-    return Coregistration(xfm, mutual_information(reference.data, shown))
-
-
 def _start(
     rotation: NDArray[np.float64], target: NDArray[np.float64], centre: NDArray[np.float64]
 ) -> NDArray[np.float64]:
@@ -301,6 +237,7 @@ def register_syn(
     *,
     initial: ArrayLike,
     is_coarse: bool = False,
+    lesion: NDArray[np.bool_] | None = None,
 ) -> TemplateRegistration:
     """Register a brain to the template non-linearly (ANTs SyN).
 
@@ -314,6 +251,8 @@ def register_syn(
         Shape (4, 4): affine from template points to image points, RAS+ mm.
     is_coarse
         Few iterations, for tests.
+    lesion
+        Shape of the brain's image, bool: voxels that do not count; None: all of them do.
 
     References
     ----------
@@ -336,6 +275,7 @@ def register_syn(
             reg_iterations=(20, 5, 0) if is_coarse else (40, 20, 10),
             random_seed=SYN_SEED,
             singleprecision=True,
+            **_count_outside(lesion, brain),
         )
         forward = next(p for p in result["fwdtransforms"] if p.endswith("Warp.nii.gz"))
         inverse = next(p for p in result["invtransforms"] if p.endswith("InverseWarp.nii.gz"))
@@ -348,6 +288,13 @@ def register_syn(
         as_displacement(to_template, brain.grid),
     )
     return TemplateRegistration(to_image, displacements, matrix)
+
+
+def _count_outside(lesion: NDArray[np.bool_] | None, brain: Image3D) -> dict[str, Any]:
+    """Return the arguments of ANTs that leave a lesion out of the metric of every stage."""
+    if lesion is None:
+        return {}
+    return {"moving_mask": to_ants_image(~lesion, brain.affine), "mask_all_stages": True}
 
 
 def _read_ants_warp(path: str) -> tuple[NDArray[np.float32], Grid]:
@@ -370,21 +317,32 @@ def register_template(
     *,
     method: Literal["affine", "syn"],
     is_coarse: bool = False,
+    starts_at_centre: bool = False,
+    lesion: NDArray[np.bool_] | None = None,
 ) -> TemplateRegistration:
-    """Register a brain that stands in ACPC to the template.
+    """Register a brain that stands in ACPC to a template.
 
     Parameters
     ----------
     brain
         Skull-stripped image in ACPC.
     template
-        Template at 2 mm.
+        Template, on the grid of a warp.
     method
         `affine`, or `syn` for a warp on top of it.
     is_coarse
         Coarse registrations, for tests.
+    starts_at_centre
+        Start with the centres of both brains on one another: the origin of the template need not
+        be that of ACPC.
+    lesion
+        Shape of the brain's image, bool: voxels that do not count; None: all of them do.
     """
-    matrix = register_affine(brain, template, is_coarse=is_coarse)
+    initial = None
+    if starts_at_centre:
+        target = Image3D(template.t1, np.asarray(template.grid.affine)).centre_mm()
+        initial = _start(np.eye(3), target, brain.centre_mm())
+    matrix = register_affine(brain, template, initial=initial, is_coarse=is_coarse, lesion=lesion)
     if method == "syn":
-        return register_syn(brain, template, initial=matrix, is_coarse=is_coarse)
+        return register_syn(brain, template, initial=matrix, is_coarse=is_coarse, lesion=lesion)
     return TemplateRegistration(affine_map(matrix), None, matrix)

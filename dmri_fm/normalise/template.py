@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dmri_fm.normalise.grid import Grid
+from dmri_fm.normalise.grid import Grid, Image3D
 
 #: Label of the space in file names.
 TEMPLATE_NAME = "MNI152NLin2009aSym"
@@ -33,23 +33,33 @@ class Template:
     Attributes
     ----------
     t1
-        T1 contrast of the brain, 0 to 1, skull-stripped.
+        T1 contrast of the brain, skull-stripped.
     brain_mask
         Bool.
-    gm, wm
-        Tissue probabilities, 0 to 1.
     grid
-        Grid of the images, RAS+.
+        Grid of the images.
     name
         Label of the space.
     """
 
     t1: NDArray[np.float32]
     brain_mask: NDArray[np.bool_]
+    grid: Grid
+    name: str
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TissueTemplate(Template):
+    """The packaged template, RAS+; its `t1` lies between 0 and 1.
+
+    Attributes
+    ----------
+    gm, wm
+        Tissue probabilities, 0 to 1.
+    """
+
     gm: NDArray[np.float32]
     wm: NDArray[np.float32]
-    grid: Grid
-    name: str = TEMPLATE_NAME
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,7 @@ def _load(image: Any) -> NDArray[np.float32]:
 
 
 @cache
-def load_template(resolution_mm: Literal[1, 2] = 2) -> Template:
+def load_template(resolution_mm: Literal[1, 2] = 2) -> TissueTemplate:
     """Return the packaged template.
 
     Parameters
@@ -107,12 +117,34 @@ def load_template(resolution_mm: Literal[1, 2] = 2) -> Template:
     arrays = [_load(image) for image in (t1, gm, wm)]
     for array in arrays:
         array.setflags(write=False)
-    return Template(
+    return TissueTemplate(
         t1=arrays[0],
         brain_mask=_load(mask) > 0,
         gm=arrays[1],
         wm=arrays[2],
         grid=Grid(shape, np.asarray(t1.affine)),
+        name=TEMPLATE_NAME,
+    )
+
+
+def make_template(name: str, image: Image3D, mask: Image3D | None = None) -> Template:
+    """Return a template of other files.
+
+    Parameters
+    ----------
+    name
+        Label of its space.
+    image
+        T1-weighted image, of the head or of the brain.
+    mask
+        Brain mask on its grid; None: nothing but the brain is in the image.
+    """
+    inside = image.data > 0 if mask is None else mask.data > 0.5
+    return Template(
+        t1=np.where(inside, image.data, 0).astype(np.float32),
+        brain_mask=inside,
+        grid=image.grid,
+        name=name,
     )
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dmri_fm.errors import ImageError
 from dmri_fm.normalise.grid import Image3D, PointMap, resample_image
-from dmri_fm.normalise.template import Template
+from dmri_fm.normalise.template import TissueTemplate
 from dmri_fm.preprocess.alignment import one_itk_thread, to_ants_image
 
 #: Tissues in the order of BIDS' labels: 1 is grey matter, 2 white matter, 3 cerebrospinal fluid.
@@ -49,7 +49,7 @@ class Tissue:
 
 
 def warp_priors(
-    template: Template, mask: Image3D, *, image2template: PointMap
+    template: TissueTemplate, mask: Image3D, *, image2template: PointMap
 ) -> NDArray[np.float32]:
     """Return the template's tissue probabilities on the grid of a brain.
 

@@ -80,6 +80,7 @@ def align(
     initial: ArrayLike | None = None,
     metric: Literal["mi", "correlation"] = "mi",
     levels: Sequence[Level] = LEVELS,
+    moving_mask: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """Align two images rigidly or affinely with ANTs.
 
@@ -97,6 +98,8 @@ def align(
         "mi" (Mattes mutual information) across contrasts; "correlation" within one.
     levels
         Resolutions, coarse to fine.
+    moving_mask
+        Shape (U, V, W): voxels of the moving image that count; None: all of them.
 
     Returns
     -------
@@ -126,8 +129,17 @@ def align(
     # ANTs' convergence test depends on the intensity scale.
     fixed_image = to_ants_image(fixed / np.percentile(np.abs(fixed), 99.5), fixed_affine)
     moving_image = to_ants_image(moving / np.percentile(np.abs(moving), 99.5), moving_affine)
+    mask = None
+    if moving_mask is not None:
+        mask = to_ants_image(np.asarray(moving_mask) > 0, moving_affine).clone("unsigned char")
     return _run_ants(
-        fixed_image, moving_image, freedom=freedom, initial=initial, metric=metric, levels=levels
+        fixed_image,
+        moving_image,
+        freedom=freedom,
+        initial=initial,
+        metric=metric,
+        levels=levels,
+        moving_mask=mask,
     )
 
 
@@ -282,6 +294,7 @@ def _run_ants(
     initial: ArrayLike | None,
     metric: str,
     levels: Sequence[Level],
+    moving_mask: Any = None,
 ) -> NDArray[np.float64]:
     """Call the registration program inside antspyx and read its matrix back."""
     import ants
@@ -308,7 +321,8 @@ def _run_ants(
             )
             ants.write_transform(transform, start)
         arguments = ["--dimensionality", "3", "--float", "0", "--random-seed", str(SEED)]
-        arguments += ["-r", start, "-z", "1", "-u", "0", "-x", "[NA,NA]"]
+        counted = "NA" if moving_mask is None else get_pointer_string(moving_mask)
+        arguments += ["-r", start, "-z", "1", "-u", "0", "-x", f"[NA,{counted}]"]
         for stage in {"rigid": ("Rigid",), "affine": ("Rigid", "Affine")}[freedom]:
             arguments += ["--metric", measure, "--transform", f"{stage}[0.1]"]
             arguments += ["--convergence", f"[{'x'.join(map(str, iterations))},1e-7,20]"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from scipy.stats import chi2
 from dmri_fm.errors import ImageError
 from dmri_fm.gradients import Shell
 from dmri_fm.preprocess.raw_series import find_cut_volumes
+from dmri_fm.preprocess.signal_drift import measure_signal_drift
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_design import DIAGONAL_FIRST, quadratic_terms, to_matrices
 
@@ -36,7 +37,7 @@ BACKGROUND_VOXELS = 500
 #: before. Its noise is that of interpolated voxels, so no SNR is measured either.
 RAW_MEASURES = (
     "raw_neighbor_corr", "raw_num_bad_slices", "raw_num_cut_volumes", "num_outlier_slices",
-    "mean_fd", "max_fd", "snr_b0", "snr_b0_is_temporal",
+    "mean_fd", "max_fd", "snr_b0", "snr_b0_is_temporal", "signal_drift_percent",
 )  # fmt: skip
 
 
@@ -248,6 +249,7 @@ def series_quality(
     is_outlier: ArrayLike | None = None,
     slice_numbers: ArrayLike | None = None,
     cnr: Mapping[Shell, NDArray[np.float64] | None] | None = None,
+    run_sizes: Sequence[int] = (),
 ) -> dict[str, float | int | None]:
     """Measure the quality of a series, raw and preprocessed.
 
@@ -266,6 +268,8 @@ def series_quality(
         Shape of the preprocessed series: slices of the acquisition, see :func:`find_bad_slices`.
     cnr
         Maps of :func:`map_cnr` by shell, where they are there already.
+    run_sizes
+        Number of volumes of each run of the raw series; by default it is one.
 
     Returns
     -------
@@ -281,7 +285,7 @@ def series_quality(
     if raw is not None:
         assert fd_mm is not None
         assert is_outlier is not None
-        of_raw = _raw_quality(raw, fd_mm, is_outlier)
+        of_raw = _raw_quality(raw, fd_mm, is_outlier, run_sizes)
     row = {
         "raw_neighbor_corr": of_raw.pop("raw_neighbor_corr"),
         "preproc_neighbor_corr": neighbour_correlation(dwi),
@@ -297,7 +301,7 @@ def series_quality(
 
 
 def _raw_quality(
-    raw: Dwi, fd_mm: ArrayLike, is_outlier: ArrayLike
+    raw: Dwi, fd_mm: ArrayLike, is_outlier: ArrayLike, run_sizes: Sequence[int]
 ) -> dict[str, float | int | None]:
     """Return :data:`RAW_MEASURES`, in this order."""
     moved = np.asarray(fd_mm, dtype=np.float64)[1:]
@@ -312,6 +316,7 @@ def _raw_quality(
         "max_fd": float(moved.max()) if moved.size else None,
         "snr_b0": snr_b0.snr,
         "snr_b0_is_temporal": None if snr_b0.snr is None else int(snr_b0.is_temporal),
+        "signal_drift_percent": measure_signal_drift(raw, run_sizes),
     }
 
 

@@ -59,7 +59,8 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
         *("--ignore", "t1w", "sbref", "--b-scaling", "none", "--b0-threshold", "65"),
         *("--denoise", "mppca", "--unring", "--sdc", "none", "--hmc", "builtin"),
         *("--normalisation", "syn", "--models", "drope", "--device", "cpu"),
-        *("--region", "published"),
+        *("--separate-all-dwis", "--distortion-group-merge", "none"),
+        *("--region", "published", "--subject-anatomical-reference", "first"),
         *("--random-seed", "5", "--weights", f"drope={tmp_path / 'w.safetensors'}"),
     )
     assert config == RunConfig(
@@ -91,6 +92,9 @@ def test_every_option_reaches_the_config(bids: Path, tmp_path: Path) -> None:
         weights={"drope": tmp_path / "w.safetensors"},
         device="cpu",
         region="published",
+        subject_anatomical_reference="first",
+        separate_all_dwis=True,
+        distortion_group_merge="none",
         random_seed=5,
         plugin="SLURM",
         plugin_args={"max_jobs": 3},

@@ -14,10 +14,12 @@ from dmri_fm_workflows.request import read_options
 
 #: Fields whose value changes what is written for a participant.
 DECIDING = {
-    "b0_threshold", "b1_biascorrect_stage", "b_scaling", "bids_filters", "brain_masks", "denoise",
-    "derivatives", "device", "eddy_config", "gradient_fixes", "hmc", "ignore", "input_type",
-    "models", "normalisation", "output_resolution", "output_spaces", "random_seed", "region",
-    "repol", "sdc", "session_label", "sloppy", "unring", "weights",
+    "b0_threshold", "b1_biascorrect_stage", "b_scaling", "bids_filters", "brain_masks",
+    "denoise", "derivatives", "device", "distortion_group_merge", "eddy_config",
+    "gradient_fixes", "hmc", "ignore", "input_type", "models", "normalisation",
+    "output_resolution", "output_spaces", "random_seed", "region", "repol", "sdc",
+    "separate_all_dwis", "session_label", "sloppy", "subject_anatomical_reference", "unring",
+    "weights",
 }  # fmt: skip
 
 #: A value for every field, none of them the default.
@@ -59,6 +61,9 @@ FULL: dict[str, Any] = {
     "b_scaling": "length",
     "b0_threshold": 65.0,
     "normalisation": "syn",
+    "subject_anatomical_reference": "first",
+    "distortion_group_merge": "none",
+    "separate_all_dwis": True,
     "models": ("drope",),
     "weights": {"drope": Path("/data/own.safetensors")},
     "device": "cpu",
@@ -83,9 +88,17 @@ def test_every_field_survives_toml() -> None:
     # Filters, index and corrections are refused beside a preprocessed input, and two options that
     # each ask for one thing alone, or one without the raw T1w image.
     possible = {"input_type": "raw", "boilerplate_only": False, "ignore": ("fieldmaps", "sbref")}
-    config = RunConfig(**FULL | possible)
     assert set(FULL) == {f.name for f in fields(RunConfig)}
-    assert RunConfig(**read_options(config.to_toml())) == config
+    # Derivatives bring an anatomy, which no other option chooses.
+    for more in ({"derivatives": None}, {"subject_anatomical_reference": "sessionwise"}):
+        config = RunConfig(**FULL | possible | more)
+        assert RunConfig(**read_options(config.to_toml())) == config
+
+
+def test_two_choices_of_the_anatomy_are_refused() -> None:
+    given = {"derivatives": Path("/d"), "subject_anatomical_reference": "first"}
+    with pytest.raises(ConfigError, match="--derivatives and --subject-anatomical-reference"):
+        RunConfig(Path("/in"), Path("/out"), **given)
 
 
 def test_defaults_survive_toml() -> None:

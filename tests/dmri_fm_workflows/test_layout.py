@@ -30,6 +30,8 @@ from dmri_fm_workflows.outputs.naming import ENTITY_KEYS, SOURCE_ENTITIES
 from dmri_fm_workflows.outputs.sidecars import describe_columns, image_sidecar
 from dmri_fm_workflows.outputs.tsv import scan_columns
 from dmri_fm_workflows.stages import outputs as tables
+from dmri_fm_workflows.stages.templates import list_transforms
+from dmri_fm_workflows.templates import TemplateFiles
 
 MNI = "MNI152NLin2009aSym"
 
@@ -37,8 +39,8 @@ MNI = "MNI152NLin2009aSym"
 ANATOMY = {"subject": "01"}
 SERIES = ({"subject": "01"}, {"subject": "01", "acquisition": "rot", "direction": "PA"})
 
-#: The 2009c template is not written yet.
-LATER = pytest.mark.xfail(reason="comes with the 2009cAsym template", strict=True)
+#: What `--output-spaces` adds, with `--normalisation syn`: qsirecon asks for this template.
+TEMPLATE = TemplateFiles("MNI152NLin2009cAsym", "2", Path("tpl-x_T1w.nii.gz"), None)
 
 
 def paths(output: tables.Output, scan: Mapping[str, str]) -> Iterator[str]:
@@ -46,7 +48,7 @@ def paths(output: tables.Output, scan: Mapping[str, str]) -> Iterator[str]:
     of = load_catalogue().output_type(output.type)
     ends = {f"{k}_space": v for k, v in output.entities.items()}
     endings = of.extensions[: len(output.fields)]
-    if of.is_transform and MNI in output.entities.values():
+    if of.is_transform and {MNI, TEMPLATE.name} & {*output.entities.values()}:
         endings = (".h5",)
     for ending in endings:
         path = output_path(
@@ -69,7 +71,11 @@ def write_tree(out: Path, scans: Sequence[Mapping[str, str]] = SERIES) -> None:
         *tables.QUALITY_OUTPUTS,
         *tables.map_outputs("tensor"),
     )
-    anatomy = (*tables.ANAT_OUTPUTS, *tables.TISSUE_OUTPUTS)
+    anatomy = (
+        *tables.anat_outputs(),
+        *tables.TISSUE_OUTPUTS,
+        *list_transforms("anat_xfm", [TEMPLATE]),
+    )
     for scan, outputs in ((ANATOMY, anatomy), *((s, series) for s in scans)):
         for output in outputs:
             for name in paths(output, scan):
@@ -197,12 +203,10 @@ TRANSFORM = {"datatype": "anat", "mode": "image", "suffix": "xfm"}
         pytest.param(
             TRANSFORM | {"from": "MNI152NLin2009cAsym", "to": ["T1w", "ACPC"], "extension": ".h5"},
             id="template_to_acpc_xfm",
-            marks=LATER,
         ),
         pytest.param(
             TRANSFORM | {"from": ["T1w", "ACPC"], "to": "MNI152NLin2009cAsym", "extension": ".h5"},
             id="acpc_to_template_xfm",
-            marks=LATER,
         ),
     ],
 )

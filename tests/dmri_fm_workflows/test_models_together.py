@@ -49,7 +49,8 @@ from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.plan.decide import plan_series
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages.base import Resources, connect_stages, field_names
-from dmri_fm_workflows.stages.outputs import Origin, feature_outputs, init_derivatives_wf
+from dmri_fm_workflows.stages.derivatives import Origin, init_derivatives_wf
+from dmri_fm_workflows.stages.outputs import feature_outputs
 from dmri_fm_workflows.stages.table import list_stages
 from tests.dmri_fm.encoders.artefact_unet.narrow import NARROW as NARROW_UNET
 from tests.dmri_fm.encoders.ssdiff.narrow import NARROW

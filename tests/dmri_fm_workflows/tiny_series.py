@@ -25,6 +25,7 @@ from dmri_fm_workflows.plan import ParticipantPlan
 from dmri_fm_workflows.plan.decide import plan_participant
 from dmri_fm_workflows.plan.engines import Engines
 from dmri_fm_workflows.stages import base, participant
+from dmri_fm_workflows.templates import find_templates
 
 AFFINE = np.diag([-3.0, 3.0, 3.0, 1.0])
 
@@ -117,6 +118,8 @@ def plan_for(
     root: Path,
     engines: Engines = ENGINES[0],
     t1w: bool = True,
+    contrast: str = "T1w",
+    lesion: str | None = None,
     session_warnings: tuple[str, ...] = (),
     prepared: PreparedT1w | None = None,
     **options: object,
@@ -126,11 +129,16 @@ def plan_for(
     if prepared is not None:
         anatomy = (prepared.path,)
     elif t1w:
-        path = root / "raw" / "sub-01_T1w.nii.gz"
+        path = root / "raw" / f"sub-01_{contrast}.nii.gz"
         save_image(np.ones((4, 4, 4)), AFFINE, path)
         anatomy = (path,)
     config = RunConfig(root / "raw", root / "out", **({"sloppy": True} | options))
-    session = Session(None, anatomy, series, session_warnings, prepared_t1w=prepared)
+    mask = None
+    if lesion is not None:
+        mask = save_image(np.ones((4, 4, 4)), AFFINE, root / "raw" / lesion)
+    session = Session(
+        None, anatomy, series, session_warnings, prepared_t1w=prepared, lesion_mask=mask
+    )
     found = Participant("01", (session,))
     return plan_participant(config, found, engines)
 
@@ -197,6 +205,16 @@ def plan_with_anatomy(
         tissue=TissueImages(*tissue),
     )
     return plan_for(*series, root=root, prepared=prepared, **options)
+
+
+def with_template(root: Path, engines: Engines = ENGINES[0]) -> Engines:
+    """Return engines with a template of TemplateFlow, whose tiny files are written."""
+    folder = root / "templates" / "tpl-MNI152NLin2009cAsym"
+    for name in ("T1w", "desc-brain_mask"):
+        path = folder / f"{folder.name}_res-02_{name}.nii.gz"
+        save_image(np.ones((4, 4, 4)), AFFINE, path)
+    templates = find_templates(("MNI152NLin2009cAsym:res-2",), folder.parent)
+    return replace(engines, templates=templates)
 
 
 def make_resources(root: Path, omp_nthreads: int = 1) -> base.Resources:

@@ -61,9 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     groups: dict[str, argparse._ActionsContainer] = {"": parser}
     groups |= {title: parser.add_argument_group(title) for title in GROUPS}
-    for f in fields(RunConfig):
-        if f.metadata:
-            add_argument(groups[f.metadata["group"]], f)
+    given = [f for f in fields(RunConfig) if f.metadata]
+    for f in sorted(given, key=lambda f: [*groups].index(f.metadata["group"])):
+        add_argument(groups[f.metadata["group"]], f)
     files = parser.add_argument_group("files that hold options")
     files.add_argument(
         "--config-file", type=Path, metavar="FILE", help="TOML with options, see below"

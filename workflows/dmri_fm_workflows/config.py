@@ -13,18 +13,16 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from dmri_fm.gradient_options import B_SCALINGS, GradientOptions, check_b0_threshold
+from dmri_fm.gradient_options import GradientOptions, check_b0_threshold
 from dmri_fm.identity import DEFAULT_MODELS, REGIONS
 from dmri_fm_workflows.contradictions import check_preprocessed, check_together, check_weights
 from dmri_fm_workflows.eddy_config import clean_eddy_config
-from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.options import (
     MAX_OMP_NTHREADS,
     MODEL_FAMILIES,
     MODELS,
     NETWORKS,
     OUTPUTS,
-    PREPROCESSING,
     RESOURCES,
     SELECTION,
     available_memory_gb,
@@ -37,12 +35,12 @@ from dmri_fm_workflows.options import (
     option,
     plain,
 )
+from dmri_fm_workflows.preprocessing_options import PreprocessingOptions
 from dmri_fm_workflows.report_options import ReportOptions
+from dmri_fm_workflows.templates import OWN_SPACES, order_spaces
 
 #: Words of `--ignore`; :meth:`dmri_fm_workflows.bids.reading.Reading.find_ignored` knows them.
 IGNORABLE = ("fieldmaps", "sbref", "t1w")
-
-OUTPUT_SPACES = ("ACPC", "MNI152NLin2009aSym")
 
 INPUT_TYPES = ("raw", "preprocessed")
 
@@ -51,7 +49,7 @@ DEFAULT_WORK = "work"
 
 
 @dataclass(frozen=True)
-class RunConfig(ReportOptions):
+class RunConfig(PreprocessingOptions, ReportOptions):
     """One request to the app: a field for each option, with its argument.
 
     Labels are without `sub-` and `ses-`.
@@ -174,34 +172,19 @@ class RunConfig(ReportOptions):
         stages=("normalise",),
     )
     output_spaces: tuple[str, ...] = option(
-        OUTPUT_SPACES,
+        OWN_SPACES,
         OUTPUTS,
-        "spaces of images and maps (default: both; ACPC is always written)",
-        choices=OUTPUT_SPACES,
-        stages=("normalise",),
-    )
-    b_scaling: str = option(
-        "auto",
-        PREPROCESSING,
-        "b-vectors whose length is not 1: `length` multiplies the b-value by the squared length, "
-        "`none` does not (default: auto, by the squared length where lengths vary within a shell; "
-        "a length that all share is refused)",
-        choices=B_SCALINGS,
-        stages=("read",),
-    )
-    b0_threshold: float | None = option(
-        None,
-        PREPROCESSING,
-        "volumes with a b-value below this, in s/mm^2, count as b=0 (default: 50; or 150, where "
-        "none lies below 50 and the lowest, up to 100, are followed by a gap of 200 or more)",
-        metavar="B",
-        stages=("read",),
+        f"spaces of images and maps: {' and '.join(OWN_SPACES)} (default: both; ACPC is always "
+        "written); scalar maps, masks and transforms also for templates in TemplateFlow's cache, "
+        "such as MNI152NLin2009cAsym:res-2",
+        metavar="SPACE[:res-N]",
+        stages=("normalise", "templates"),
     )
     ignore: tuple[str, ...] = option(
         (),
         SELECTION,
         "images that are there and not used: `fieldmaps` (all of the fmap folder), `sbref`, `t1w` "
-        "(default: none)",
+        "(all of the anat folder) (default: none)",
         choices=IGNORABLE,
     )
     derivatives: Path | None = option(
@@ -210,48 +193,6 @@ class RunConfig(ReportOptions):
         "derivatives of fmriprep, qsiprep or this app, whose T1w image, brain mask, tissue and "
         "transforms to the template are taken in place of the raw T1w image",
         stages=("anat", "tissue"),
-    )
-    denoise: str = option(
-        "auto",
-        PREPROCESSING,
-        f"denoising: {DENOISE.summary} (default: auto, the first that is installed)",
-        choices=("auto", *DENOISE.names),
-        stages=("denoise",),
-    )
-    b1_biascorrect_stage: str = option(
-        "none",
-        PREPROCESSING,
-        "correct the bias of the receive field by N4, in the `final` series (default: none)",
-        choices=("final", "none"),
-        stages=("bias",),
-    )
-    unring: bool = option(False, PREPROCESSING, "remove Gibbs ringing", stages=("denoise",))
-    sdc: str = option(
-        "auto",
-        PREPROCESSING,
-        f"susceptibility distortion: {SDC.summary} (default: auto, the first that is installed "
-        "and has the images it needs; one that is named and cannot correct a series is an error)",
-        choices=("auto", *SDC.names),
-        stages=("sdc",),
-    )
-    hmc: str = option(
-        "auto",
-        PREPROCESSING,
-        f"head motion and eddy currents: {HMC.summary} (default: auto, the first that is "
-        "installed and takes the series; one that is named and does not is an error)",
-        choices=("auto", *HMC.names),
-        stages=("hmc",),
-    )
-    repol: str = option(
-        "on", PREPROCESSING, "replace slices that lost signal, in the built-in correction of head "
-        "motion (default: on); eddy: --eddy-config", choices=("on", "off"), stages=("hmc",)
-    )  # fmt: skip
-    normalisation: str = option(
-        "affine",
-        PREPROCESSING,
-        "registration to the template (default: affine)",
-        choices=("affine", "syn"),
-        stages=("anat", "normalise"),
     )
     models: tuple[str, ...] = option(
         DEFAULT_MODELS,
@@ -309,6 +250,7 @@ class RunConfig(ReportOptions):
             check_preprocessed(self)
         check_together(self)
         check_b0_threshold(self.b0_threshold)
+        object.__setattr__(self, "output_spaces", order_spaces(self.output_spaces))
         object.__setattr__(self, "eddy_config", clean_eddy_config(self.eddy_config))
 
     @property

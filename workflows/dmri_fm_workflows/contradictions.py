@@ -34,6 +34,11 @@ def check_preprocessed(config: RunConfig) -> None:
     asked += ["--brain-masks"] if config.brain_masks is not None else []
     asked += ["--bids-database-dir"] if config.bids_database_dir is not None else []
     asked += ["--derivatives"] if config.derivatives is not None else []
+    asked += ["--separate-all-dwis"] if config.separate_all_dwis else []
+    merge = config.distortion_group_merge
+    asked += [f"--distortion-group-merge {merge}"] if merge != "concatenate" else []
+    reference = config.subject_anatomical_reference
+    asked += [f"--subject-anatomical-reference {reference}"] if reference == "first" else []
     if asked:
         raise ConfigError(
             f"--input-type preprocessed and {', '.join(asked)}",
@@ -64,6 +69,11 @@ def check_together(config: RunConfig) -> None:
         raise ConfigError(
             "--derivatives and --ignore t1w",
             expected="one of them: the raw T1w image tells where the head lay, and whose it is",
+        )
+    if config.derivatives is not None and config.subject_anatomical_reference == "first":
+        raise ConfigError(
+            "--derivatives and --subject-anatomical-reference first",
+            expected="one of them: the derivatives say which image a session has",
         )
     if config.boilerplate_only and config.reports_only:
         raise ConfigError("--boilerplate-only and --reports-only", expected="one of them")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dmri_fm.errors import ConfigError, InputError, WeightsError
-from dmri_fm_workflows.config import IGNORABLE, OUTPUT_SPACES, RunConfig
+from dmri_fm_workflows.config import IGNORABLE, RunConfig
 from dmri_fm_workflows.cwd import absolute
 from dmri_fm_workflows.eddy_config import read_eddy_config
 from dmri_fm_workflows.links import refuse_links
@@ -59,7 +59,7 @@ def make_config(given: dict[str, Any], folder: Path) -> RunConfig:
         networks = (m for m in models if m not in ("none", "tensor"))
         values["models"] = tuple(dict.fromkeys(networks))
     if spaces := given.pop("output_spaces", None):
-        values["output_spaces"] = tuple(s for s in OUTPUT_SPACES if s == "ACPC" or s in spaces)
+        values["output_spaces"] = tuple(spaces)
     if ignored := given.pop("ignore", None):
         values["ignore"] = tuple(word for word in IGNORABLE if word in ignored)
     for name in ("participant_label", "session_label"):

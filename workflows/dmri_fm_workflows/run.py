@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,7 @@ from dmri_fm_workflows.outputs.root import write_root_files
 from dmri_fm_workflows.plan.boilerplate import foresee_outputs
 from dmri_fm_workflows.plan.engines import Engines, choose_engines
 from dmri_fm_workflows.plan.weights import check_weights
+from dmri_fm_workflows.templates import find_cache, find_templates
 
 LOGGER = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ def run_participants(config: RunConfig) -> int:
         unring=config.unring,
         device=config.device,
         eddy_config=config.eddy_config,
+        templates=find_templates(config.output_spaces, find_cache(os.environ)),
     )
     check_weights(config)
     dataset = _read(config)
@@ -140,6 +143,8 @@ def _read(config: RunConfig) -> Dataset:
         gradient_options=config.gradient_options,
         ignored=config.ignore,
         gradient_fixes=make_fixes(config.gradient_fixes),
+        shares_anatomy=config.subject_anatomical_reference == "first",
+        merging=config.merging,
     )
     if config.brain_masks is not None:
         dataset = attach_masks(dataset, config.brain_masks)

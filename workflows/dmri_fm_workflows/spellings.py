@@ -33,6 +33,8 @@ WITHOUT_EFFECT = {
 #: Options that ask for something else than this app does, and what there is instead.
 REFUSED = {
     "--anat-only": "the anatomy is prepared for a diffusion scan, never alone",
+    "--denoise-after-combining": "each run is denoised by itself, before runs are merged: noise "
+    "and its map are those of the run as acquired",
     "--recon-only": "run `group`, or qsirecon on the outputs",
 }
 

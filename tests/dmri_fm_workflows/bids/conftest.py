@@ -52,7 +52,7 @@ class DatasetMaker:
         folder = self.root
         if "sub" in words:
             suffix = name.split(".")[0].rsplit("_", 1)[1]
-            datatypes = {"dwi": "dwi", "sbref": "dwi", "T1w": "anat"}
+            datatypes = {"dwi": "dwi", "sbref": "dwi", "T1w": "anat", "T2w": "anat"}
             folder /= f"sub-{words['sub']}"
             folder = folder / f"ses-{words['ses']}" if "ses" in words else folder
             folder /= datatypes.get(suffix, "fmap")
@@ -158,10 +158,11 @@ class DatasetMaker:
         session: str | None = None,
         filters: Filters | None = None,
         ignored: tuple[str, ...] = (),
+        merging: str = "all",
     ) -> tuple[tuple[Session, ...], list[Problem]]:
         """Read participant 01; return sessions and problems."""
         sessions = None if session is None else [session]
-        reading = Reading(self.root, filters or {}, sessions, ignored=ignored)
+        reading = Reading(self.root, filters or {}, sessions, ignored=ignored, merging=merging)
         reader = ParticipantReader(reading)
         visits = reader.read("01", list_images(self.root / "sub-01", reading.is_ignored))
         return visits, reader.problems

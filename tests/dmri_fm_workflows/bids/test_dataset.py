@@ -110,6 +110,39 @@ def test_t1w_of_the_session_then_above_then_another(maker) -> None:
     assert t1w_names(read_dataset(maker.root), session=1) == ["sub-01_T1w.nii.gz"]
 
 
+def test_all_sessions_take_the_anatomy_of_the_first_on_request(maker) -> None:
+    for session in "abc":
+        maker.dwi(f"sub-01_ses-{session}_dwi", metadata=maker.AP)
+    for session in "bc":
+        maker.image(f"sub-01_ses-{session}_T1w.nii.gz")
+    dataset = read_dataset(maker.root, shares_anatomy=True)
+    sessions = dataset.participants[0].sessions
+    assert [p.name for s in sessions for p in s.t1w] == 3 * ["sub-01_ses-b_T1w.nii.gz"]
+    assert [s.warnings for s in sessions] == 3 * [()]
+    only = read_dataset(maker.root, shares_anatomy=True, session_labels=["c"])
+    assert t1w_names(only) == ["sub-01_ses-b_T1w.nii.gz"]
+    assert t1w_names(read_dataset(maker.root), session=2) == ["sub-01_ses-c_T1w.nii.gz"]
+
+
+def test_t2w_is_taken_only_where_the_participant_has_no_t1w(maker) -> None:
+    for session in "ab":
+        maker.dwi(f"sub-01_ses-{session}_dwi", metadata=maker.AP)
+        maker.image(f"sub-01_ses-{session}_T2w.nii.gz")
+    dataset = read_dataset(maker.root)
+    assert t1w_names(dataset) == ["sub-01_ses-a_T2w.nii.gz"]
+    assert t1w_names(dataset, session=1) == ["sub-01_ses-b_T2w.nii.gz"]
+    for session in dataset.participants[0].sessions:
+        (warning,) = session.warnings
+        assert warning.startswith("there is no T1-weighted image that can be used; sub-01_ses-")
+    only = read_dataset(maker.root, filters={"t2w": {"session": "b"}})
+    assert t1w_names(only) == ["sub-01_ses-b_T2w.nii.gz"]
+    assert "ses-a has no T2-weighted image" in only.participants[0].sessions[0].warnings[1]
+    assert t1w_names(read_dataset(maker.root, ignored=["t1w"])) == []
+    maker.image("sub-01_ses-a_T1w.nii.gz")
+    dataset = read_dataset(maker.root)
+    assert t1w_names(dataset) == t1w_names(dataset, session=1) == ["sub-01_ses-a_T1w.nii.gz"]
+
+
 def test_t1w_order_is_normalised_then_fine_then_by_name(maker) -> None:
     maker.dwi("sub-01_dwi", metadata=maker.AP)
     maker.image("sub-01_acq-b_T1w.nii.gz")

@@ -39,6 +39,42 @@ def test_runs_merge_over_dir_and_run_only(maker, stems, names) -> None:
 
 
 @pytest.mark.parametrize(
+    ("merging", "expected"),
+    [
+        ("all", {"sub-01": ("AP1", "PA1")}),
+        ("phase encoding", {"sub-01_dir-AP": ("AP1", "PA1"), "sub-01_dir-PA": ("PA1", "AP1")}),
+        (
+            "none",
+            {
+                "sub-01_dir-AP_run-1": ("AP1", "PA1"),
+                "sub-01_dir-AP_run-2": ("AP2", "PA1"),
+                "sub-01_dir-PA_run-1": ("PA1", "AP1"),
+                "sub-01_dir-PA_run-2": ("PA2", "AP1"),
+            },
+        ),
+    ],
+)
+def test_runs_that_are_kept_apart_correct_one_another(maker, merging, expected) -> None:
+    for direction, metadata in (("AP", maker.AP), ("PA", maker.PA)):
+        for run in "12":
+            maker.dwi(f"sub-01_dir-{direction}_run-{run}_dwi", metadata=metadata)
+    found = {
+        series.name: tuple(
+            image.entities["direction"] + image.entities["run"] for image in series.blip_pair
+        )
+        for series in maker.session(merging=merging).series
+    }
+    assert found == expected
+
+
+def test_no_run_of_a_scan_in_another_pose_corrects_it(maker) -> None:
+    maker.dwi("sub-01_dir-AP_dwi", metadata=maker.AP)
+    maker.dwi("sub-01_dir-PA_dwi", metadata=maker.PA, affine=maker.turned(5.0))
+    for merging in ("all", "phase encoding", "none"):
+        assert all(s.blip_pair is None for s in maker.session(merging=merging).series)
+
+
+@pytest.mark.parametrize(
     ("degrees", "shift_mm", "n_series"),
     [(0.0, 0.0, 1), (0.5, 0.0, 1), (0.0, 3.0, 1), (2.0, 0.0, 2), (180.0, 0.0, 2), (0, 8.0, 2)],
 )

@@ -204,8 +204,8 @@ def test_transform_says_what_its_ends_mean():
     assert "SpatialReference" not in template
     motion = image_sidecar("hmc_xfm", sources=["bids:raw:x"])
     assert list(motion["Spaces"]) == ["orig", "dwiref"]
-    with pytest.raises(ConfigError, match="end 'nowhere'"):
-        image_sidecar("dwi_xfm", ends=("nowhere", "ACPC"))
+    with pytest.raises(ConfigError, match="end 'fsLR'"):
+        image_sidecar("dwi_xfm", ends=("fsLR", "ACPC"))
     with pytest.raises(ConfigError, match="without ends"):
         image_sidecar("dwi_xfm")
 

@@ -6,7 +6,7 @@ import pytest
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.outputs import load_catalogue, output_path
-from dmri_fm_workflows.outputs.sources import RAW, direct_sources
+from dmri_fm_workflows.outputs.sources import OTHER, RAW, direct_sources
 
 MNI = "MNI152NLin2009aSym"
 SCAN = {"subject": "01", "acquisition": "b"}
@@ -133,6 +133,7 @@ def test_every_source_of_the_table_is_an_output_type() -> None:
     for of in catalogue.types.values():
         for place, listed in of.sources.items():
             known = {"", *of.spaces, *(" ".join(sorted(e)) for e in _pairs(catalogue))}
+            known |= {OTHER} if of.in_templates else set()
             assert place in known, of.name
             for word in listed:
                 name = word.split(" ")[0].format(type=of.name)
@@ -142,7 +143,7 @@ def test_every_source_of_the_table_is_an_output_type() -> None:
 
 
 def _pairs(catalogue):
-    ends = [*catalogue.frames, *catalogue.spaces]
+    ends = [*catalogue.frames, *catalogue.spaces, OTHER]
     return [(a, b) for a in ends for b in ends]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dmri_fm.gradient_deviation import DEVIATION_KEY, UNCHANGED
-from dmri_fm.normalise.registration import NO_COREGISTRATION
+from dmri_fm.normalise.coregistration import NO_COREGISTRATION
 from dmri_fm.preprocess.denoise import NAME_ZERO_FILLED, name_denoiser, name_too_few
 from dmri_fm.preprocess.mask import _name_methods, name_given_mask, name_mask
 from dmri_fm.preprocess.motion import name_motion
@@ -214,4 +214,4 @@ def test_records_cite_known_works_and_types_name_known_steps() -> None:
         for methods in steps.values():
             assert {work for m in methods for work in m.works} <= set(load_references())
     named = {key for of in load_catalogue().types.values() for key in of.cited_steps}
-    assert named == {*SERIES_STEPS, *TISSUE_STEPS, "AnatomySource"}
+    assert named == {*SERIES_STEPS, *TISSUE_STEPS, "AnatomySource", "LesionMaskFile"}

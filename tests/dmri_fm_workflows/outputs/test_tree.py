@@ -52,6 +52,8 @@ FACTS = {
     "residual": {"Denoising": "MP-PCA", "GibbsCorrection": "none"},
     "cnr": {"Shells": [1000.0, 2000.0], "CNRMethod": "a model"},
     "t1w": {"SkullStripped": False},
+    "lesion_mask": {"LesionMaskFile": "sub-01_label-lesion_roi.nii.gz"},
+    "t2w": {"SkullStripped": False},
     **{
         of: {"TissueMethod": "Atropos (antspyx 0.6.3)"}
         for of in ("dseg", "probseg_gm", "probseg_wm", "probseg_csf")
@@ -122,7 +124,9 @@ def build_tree(out: Path, work: Path, raw: Path) -> None:
             if of.datatype == "anat":
                 # A T1w image has no phase-encoding direction in its name.
                 scan = {k: v for k, v in scan.items() if k != "direction"}
-            for space, model in itertools.product(of.spaces or (None,), of.models):
+            others = ("MNI152NLin2009cAsym",) if of.in_templates else ()
+            spaces = (*of.spaces, *others) or (None,)
+            for space, model in itertools.product(spaces, of.models):
                 for extension in of.extensions:
                     path = output_path(
                         scan, of.name, model=model, space=space, extension=extension, **ends

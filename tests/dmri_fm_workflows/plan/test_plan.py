@@ -134,7 +134,7 @@ def test_plan_says_what_every_stage_does_and_what_is_left_out(raw: Path, tmp_pat
         "Gibbs ringing is not removed: --unring does that.",
         "Susceptibility distortion is not corrected, for the reason above.",
         "Head motion and eddy currents are not corrected: switched off by --hmc none.",
-        "There are no anatomical outputs: no T1w image can be used.",
+        "There are no anatomical outputs: no T1w or T2w image can be used.",
         "No tensor is fitted, by least squares or a network: the 2 directions do not determine",
         f"There are no features: --models names no encoder ({', '.join(ENCODERS)}).",
         "Series and maps are not written in MNI152NLin2009aSym: --output-spaces",

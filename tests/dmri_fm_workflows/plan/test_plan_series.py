@@ -11,7 +11,8 @@ import pytest
 from dmri_fm.gradient_files import read_raw_gradients, write_gradients
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm.gradients import GradientTable
-from dmri_fm.normalise.registration import COREGISTRATION_METHOD, name_normalisation
+from dmri_fm.normalise.coregistration import COREGISTRATION_METHOD
+from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.preprocess.mask import name_mask
 from dmri_fm.qspace import SKARE_DIRECTIONS
 from dmri_fm_workflows.bids import DwiRun, DwiSeries, Session

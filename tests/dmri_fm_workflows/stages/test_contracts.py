@@ -28,8 +28,8 @@ from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.options import GROUPS
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan
-from dmri_fm_workflows.stages import base, participant, table
-from dmri_fm_workflows.stages import outputs as derivatives
+from dmri_fm_workflows.stages import base, outputs, participant, table
+from dmri_fm_workflows.stages.derivatives import Origin
 from dmri_fm_workflows.stages.merge import init_mask_wf
 from tests.dmri_fm_workflows.tiny_series import (
     ENGINES,
@@ -38,6 +38,7 @@ from tests.dmri_fm_workflows.tiny_series import (
     plan_preprocessed,
     plan_with_anatomy,
     scale_vectors,
+    with_template,
 )
 
 
@@ -52,10 +53,10 @@ def documented(builder: Callable[..., object], section: str) -> set[str]:
 
 
 def fill_in(documented_names: set[str], declared: frozenset[str]) -> set[str]:
-    """Replace names with a `<label>` or `<type>` by the declared names that they stand for."""
+    """Replace names with a `<label>`, `<type>` or `<space>` by the names that they stand for."""
     found = set()
     for name in documented_names:
-        pattern = "\\w+".join(map(re.escape, re.split("<label>|<type>", name)))
+        pattern = "\\w+".join(map(re.escape, re.split("<label>|<type>|<space>", name)))
         meant = {d for d in declared if re.fullmatch(pattern, d)}
         found |= (meant or {name}) if "<" in name else {name}
     return found
@@ -89,7 +90,7 @@ def find_fields(workflow: Workflow, node_name: str) -> Contract:
 
 
 #: Fields of a builder that no docstring can list: they are an argument of it.
-SOME_OUTPUTS = (*derivatives.ANAT_OUTPUTS, *derivatives.figure_outputs(["t1wmask"]))
+SOME_OUTPUTS = (*outputs.anat_outputs(), *outputs.figure_outputs(["t1wmask"]))
 
 
 ARGUMENT_FIELDS = {
@@ -120,6 +121,11 @@ def list_plans(series: DwiSeries, root: Path) -> list[SeriesPlan]:
         ),
         *plan_for(masked(series, root), root=root, b1_biascorrect_stage="final").series,
         *plan_warped(series, root).series,
+        *(
+            plan_for(series, root=root, engines=with_template(root), t1w=t1w).series[0]
+            for t1w in (True, False)
+        ),
+        *plan_for(series, root=root, contrast="T2w").series,
     ]
 
 
@@ -136,9 +142,7 @@ def list_variants(
     """Return arguments of a builder, several sets where no single one wires all fields."""
     resources = make_resources(root)
     if name == "init_derivatives_wf":
-        origin = derivatives.Origin(
-            entities={"subject": "01"}, sources=["bids:raw:x"], normalisation="affine"
-        )
+        origin = Origin(entities={"subject": "01"}, sources=["bids:raw:x"], normalisation="affine")
         return [{"outputs": SOME_OUTPUTS, "output_dir": root / "out", "origin": origin}]
     if name == "init_participant_wf":
         return [{"plan": participant_plan, "resources": resources}]
@@ -146,6 +150,7 @@ def list_variants(
         run = plans[0].series.runs[0]
         prepared = [plan_preprocessed(run, root, space=s, full=True) for s in ("ACPC", None)]
         prepared.append(plan_with_anatomy(plans[0].series, root=root))
+        prepared.append(plan_for(plans[0].series, root=root, lesion="sub-01_label-lesion_roi.nii"))
         return [
             {
                 "plan": plan.sessions[0],
@@ -153,7 +158,14 @@ def list_variants(
             }
             for plan in (participant_plan, *prepared)
         ]
+    if name == "init_templates_wf":
+        planned = plan_for(plans[0].series, root=root, engines=with_template(root))
+        lesion = replace(planned.sessions[0], lesion_mask=root / "raw" / "lesion.nii")
+        listed = (planned.sessions[0], lesion, plans[-2])
+        return [{"plan": p, "resources": resources} for p in listed]
     needs, several = NEEDS.get(name, lambda plan: True), MODEL_ARGUMENTS.get(name, [{}])
+    if name == "init_template_maps_wf":
+        several = [{"template": plans[-2].templates[0]}]
     return [
         {"plan": plan, "resources": resources, **more}
         for plan in plans
@@ -239,7 +251,7 @@ def test_every_stage_takes_what_earlier_ones_offer(series: DwiSeries, tmp_path: 
     plans = list_plans(series, tmp_path)
     declared = {
         f"derivatives_wf.{output.node_name}"
-        for plan in (plans[0], plans[-1])
+        for plan in (plans[0], *plans[-4:])
         for stage in table.list_stages(plan)
         for output in stage.outputs
     }
@@ -250,10 +262,11 @@ def test_every_option_about_the_processing_names_its_stages(
     series: DwiSeries, tmp_path: Path
 ) -> None:
     plan = plan_for(series, root=tmp_path, b1_biascorrect_stage="final").series[0]
-    stages = (*table.SESSION_STAGES, *table.list_stages(plan))
+    session = plan_for(series, root=tmp_path, engines=with_template(tmp_path)).sessions[0]
+    stages = (*table.list_session_stages(session), *table.list_stages(plan))
     known = {stage.name for stage in stages} | {identity(m).family for m in plan.models}
     of_processing = [f for f in fields(RunConfig) if f.metadata.get("group") in GROUPS[2:5]]
-    assert len(of_processing) == 16
+    assert len(of_processing) == 19
     for option in of_processing:
         named = set(option.metadata["stages"])
         assert named, option.name
@@ -309,7 +322,9 @@ def test_every_type_that_a_scan_writes_is_declared_by_a_stage(
     """Outputs of the catalogue have a stage that makes them, but for those of the group."""
     plans = (plan_for(series, root=tmp_path), plan_warped(series, tmp_path))
     of_series = (s for plan in plans for s in table.list_stages(plan.series[0]))
-    stages = (*table.SESSION_STAGES, *of_series)
+    t2w = plan_for(series, root=tmp_path, contrast="T2w", lesion="sub-01_label-lesion_roi.nii")
+    of_sessions = (s for p in (plans[0], t2w) for s in table.list_session_stages(p.sessions[0]))
+    stages = (*of_sessions, *of_series)
     declared = {output.type for stage in stages for output in stage.outputs}
     types = load_catalogue().types.values()
     assert declared <= {t.name for t in types}

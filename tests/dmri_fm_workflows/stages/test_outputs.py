@@ -16,16 +16,15 @@ from dmri_fm.series import Dwi, save_image
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.stages import participant
+from dmri_fm_workflows.stages.derivatives import Origin, init_derivatives_wf
 from dmri_fm_workflows.stages.outputs import (
-    ANAT_OUTPUTS,
     HMC_OUTPUTS,
     MNI,
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
-    Origin,
     Output,
+    anat_outputs,
     feature_outputs,
-    init_derivatives_wf,
     map_outputs,
 )
 
@@ -187,16 +186,16 @@ def test_every_output_of_a_scan_has_sources_and_a_reference(
                for scan in (SCAN, anat) if scan]  # fmt: skip
     workflows = [
         init_derivatives_wf(outputs=listed, output_dir=tmp_path, origin=origin)
-        for listed, origin in zip((outputs, ANAT_OUTPUTS), origins, strict=False)
+        for listed, origin in zip((outputs, anat_outputs()), origins, strict=False)
     ]
     bases = [n.inputs.base for w in workflows for n in _nodes(w) if n.name.startswith("meta_")]
     written = {
         f"bids::{o.path(scan, normalisation=normalisation)}"
-        for listed, scan in ((outputs, SCAN), (ANAT_OUTPUTS if anat else (), anat))
+        for listed, scan in ((outputs, SCAN), (anat_outputs() if anat else (), anat))
         for o in listed
     }
     n_figures = sum(o.type.startswith("figure_") for o in outputs)
-    assert len(bases) == len(outputs) - n_figures + (len(ANAT_OUTPUTS) if anat else 0)
+    assert len(bases) == len(outputs) - n_figures + (len(anat_outputs()) if anat else 0)
     ending = ".h5" if normalisation == "syn" else ".txt"
     for base in bases:
         assert base["Sources"], base["Description"]

@@ -37,6 +37,8 @@ def read_dataset(
     gradient_options: GradientOptions = GradientOptions(),  # noqa: B008 (frozen)
     ignored: Sequence[str] = (),
     gradient_fixes: Sequence[GradientFix] = (),
+    shares_anatomy: bool = False,
+    merging: str = "all",
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
@@ -66,6 +68,10 @@ def read_dataset(
         Images that are not used: some of `fieldmaps` (the `fmap` folder), `sbref` and `t1w`.
     gradient_fixes
         Repairs of b-vectors by scanner and protocol.
+    shares_anatomy
+        Whether all sessions take the anatomical image of the participant's first one.
+    merging
+        Which runs of a scan are merged, see :data:`dmri_fm_workflows.bids.series.MERGING`.
 
     Returns
     -------
@@ -86,7 +92,14 @@ def read_dataset(
     check_filters(filters)
     sessions = None if session_labels is None else {_strip(s, "ses-") for s in session_labels}
     reading = Reading(
-        root, filters, sessions, gradient_options, tuple(ignored), tuple(gradient_fixes)
+        root,
+        filters,
+        sessions,
+        gradient_options,
+        tuple(ignored),
+        tuple(gradient_fixes),
+        shares_anatomy,
+        merging,
     )
     folders, misnamed = choose_participants(reading, participant_labels)
     indexed = None

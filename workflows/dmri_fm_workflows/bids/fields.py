@@ -46,8 +46,8 @@ class Candidate:
     image
         The image.
     origin
-        `epi` of the `fmap` folder, `b0` (a run without weighted volumes), `dwi` (a run of another
-        series), or `sbref`.
+        `epi` of the `fmap` folder, `b0` (a run without weighted volumes), `scan` (a run of the
+        same scan, kept apart on request), `dwi` (a run of another series), or `sbref`.
     is_elsewhere
         It is of another session, or outside the sessions and the series is of one.
     """
@@ -121,7 +121,7 @@ class _Verdict:
     @property
     def rank(self) -> tuple[bool, bool, int]:
         """Images of the session first, those with a link, and by origin."""
-        origin = ("epi", "b0", "dwi", "sbref").index(self.candidate.origin)
+        origin = ("epi", "b0", "scan", "dwi", "sbref").index(self.candidate.origin)
         is_linked = self.tie.how.startswith("linked")
         return self.candidate.is_elsewhere, not is_linked, origin
 
@@ -231,6 +231,8 @@ def _tie_by_protocol(candidate: Candidate, runs: tuple[DwiRun, ...]) -> Tie | No
         return Tie("the second is a run of b=0 volumes only")
     if candidate.origin == "sbref" and _protocol(image) == _protocol(runs[0]):
         return Tie("the second is a single-band reference of the same protocol")
+    if candidate.origin == "scan":
+        return Tie("the second is a run of the same scan, kept apart on request")
     if candidate.origin == "dwi":
         own = next((r for r in runs if acquisitions_oppose(image.entities, r.entities)), None)
         advice = "to tie them add B0FieldIdentifier and B0FieldSource to the JSON files"
@@ -331,7 +333,9 @@ def _ignored_entries(
 ) -> Iterator[str]:
     """Yield entries of sidecars whose type cannot be used; other series name their own."""
     sidecars = {
-        c.image.path: c.image.metadata for c in candidates if c.origin != "dwi" or c.is_elsewhere
+        c.image.path: c.image.metadata
+        for c in candidates
+        if c.origin not in ("scan", "dwi") or c.is_elsewhere
     }
     sidecars |= {f.paths[suffix]: m for f in fieldmaps for suffix, m in f.metadata.items()}
     for path, metadata in sidecars.items():

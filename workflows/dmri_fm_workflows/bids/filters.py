@@ -17,6 +17,7 @@ Filters = Mapping[str, Mapping[str, Any]]
 QUERIES: Mapping[str, tuple[str, ...]] = {
     "dwi": ("dwi", "sbref"),
     "t1w": ("T1w",),
+    "t2w": ("T2w",),
     "fmap": ("epi", *FIELDMAP_SUFFIXES),
 }
 
@@ -27,7 +28,10 @@ _OTHER_ENTITIES = frozenset({"desc", "space", "inv", "flip", "mt", "task", "trc"
 _ANY = frozenset({"*", "Query.ANY", "Query.OPTIONAL"})
 
 #: Datatype folder of each query.
-FOLDERS: Mapping[str, str] = {"dwi": "dwi", "t1w": "anat", "fmap": "fmap"}
+FOLDERS: Mapping[str, str] = {"dwi": "dwi", "t1w": "anat", "t2w": "anat", "fmap": "fmap"}
+
+#: Queries of anatomical images, the first to use first. They may come from any session.
+ANATOMICAL = ("t1w", "t2w")
 
 
 def read_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
@@ -37,8 +41,8 @@ def read_filter_file(path: str | Path) -> dict[str, dict[str, Any]]:
     ----------
     path
         JSON: `{"dwi": {"acquisition": "multiband"}, "t1w": {"session": "01"}}`, with the queries
-        `dwi`, `t1w` and `fmap`. A value is a label, null or `"Query.NONE"` (the entity must be
-        absent), `"*"` or `"Query.ANY"` (any label), `"Query.OPTIONAL"` (either), or a list of
+        `dwi`, `t1w`, `t2w` and `fmap`. A value is a label, null or `"Query.NONE"` (the entity must
+        be absent), `"*"` or `"Query.ANY"` (any label), `"Query.OPTIONAL"` (either), or a list of
         these. Keys that are no entities are looked up in the sidecars.
 
     Raises

@@ -22,7 +22,7 @@ from dmri_fm.preprocess.mask_shape import load_given_mask
 from dmri_fm.series import load_image, read_array, require_grid
 from dmri_fm_workflows.bids.dataset import list_participant_images
 from dmri_fm_workflows.bids.folders import find_foreign_link, find_misplacement
-from dmri_fm_workflows.bids.names import session_of, split_name
+from dmri_fm_workflows.bids.names import contrast_of, session_of, split_name
 from dmri_fm_workflows.bids.prepared import PreparedT1w, TemplateTransforms, TissueImages
 from dmri_fm_workflows.bids.preprocessed.derivatives import (
     MASK,
@@ -124,7 +124,9 @@ class AnatomyReader:
         path, warnings = self._choose(label, session.label or "")
         stated = read_warnings(self._reading.sidecars.metadata(path))
         warnings += tuple(f"The sidecar of {path.name} warns: {w}" for w in stated)
-        acquired = session.t1w[0] if session.t1w else None
+        # A T2-weighted image cannot be compared with the prepared T1-weighted one.
+        heads = [p for p in session.t1w if contrast_of(p) == "T1w"]
+        acquired = heads[0] if heads else None
         is_acpc = space_of(path) == "ACPC" or self._pipeline.is_acpc
         if acquired is None and is_acpc:
             raise LayoutError(

@@ -140,6 +140,17 @@ def own_file(image: Path, extension: str) -> Path:
     return image.with_name(image.name.partition(".")[0] + extension)
 
 
+def contrast_of(path: Path) -> str:
+    """Return `T2w` for an anatomical image of that name, else `T1w`: filters allow others.
+
+    Examples
+    --------
+    >>> contrast_of(Path("sub-01_T2w.nii.gz")), contrast_of(Path("sub-01_UNIT1.nii.gz"))
+    ('T2w', 'T1w')
+    """
+    return "T2w" if split_name(path)[1] == "T2w" else "T1w"
+
+
 def session_of(path: PurePath) -> str:
     """Return the label of an image's session, which its folder says; empty outside the sessions.
 

@@ -13,7 +13,8 @@ from dmri_fm_workflows.bids.ages import read_age
 from dmri_fm_workflows.bids.bare_b0 import open_bare_b0
 from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.fields import Candidate
-from dmri_fm_workflows.bids.filters import QUERIES
+from dmri_fm_workflows.bids.filters import ANATOMICAL, QUERIES
+from dmri_fm_workflows.bids.lesions import find_lesion_mask
 from dmri_fm_workflows.bids.links import read_statement, tie_to
 from dmri_fm_workflows.bids.names import own_file, session_of, split_name
 from dmri_fm_workflows.bids.reading import Reading
@@ -66,35 +67,68 @@ class ParticipantReader:
             others = [p for p in images if session_of(p) != session]
             grouped = self._read_series(label, here, others=others)
             if grouped.series:
-                t1w, warnings = self._choose_t1w(label, session, chosen["t1w"])
+                t1w, warnings = self._choose_anatomy(label, session, chosen)
                 warnings = (*warnings, *grouped.warnings)
                 age = read_age(self._reading.root, label, session)
-                visits.append(Session(session or None, t1w, grouped.series, warnings, age))
+                try:
+                    lesion = find_lesion_mask(t1w[0]) if t1w else None
+                except InputError as error:
+                    self.note(label, error)
+                    continue
+                visits.append(
+                    Session(
+                        session or None, t1w, grouped.series, warnings, age, lesion_mask=lesion
+                    )
+                )
         return tuple(visits)
 
-    def _choose_t1w(
-        self, label: str, session: str, paths: Sequence[Path]
+    def _choose_anatomy(
+        self, label: str, session: str, chosen: Mapping[str, Sequence[Path]]
     ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-        """Take the session's images, else those above the sessions, else the first other's."""
+        """Take T1-weighted images; T2-weighted ones only where the participant has no others."""
+        t1w, warnings = self._choose_t1w(label, session, chosen["t1w"])
+        if t1w:
+            return t1w, warnings
+        found, warnings = self._choose_t1w(label, session, chosen["t2w"], query="t2w")
+        if not found:
+            return (), ()
+        said = f"there is no T1-weighted image that can be used; {found[0].name} is used in place."
+        return found, (said, *warnings)
+
+    def _choose_t1w(
+        self, label: str, session: str, paths: Sequence[Path], *, query: str = "t1w"
+    ) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+        """Take the session's images, else those above the sessions, else the first other's.
+
+        Where sessions share their anatomy, the first that has one gives it: what lies above the
+        sessions, then sessions by label.
+        """
+        if self._reading.shares_anatomy:
+            for source in sorted({session_of(p) for p in paths}):
+                here = [p for p in paths if session_of(p) == source]
+                if usable := self._rank_t1w(label, here, query=query):
+                    return usable, ()
+            return (), ()
         others = sorted({session_of(p) for p in paths} - {session, ""})
         for source in (session, "", *others):
-            usable = self._rank_t1w(label, [p for p in paths if session_of(p) == source])
+            here = [p for p in paths if session_of(p) == source]
+            usable = self._rank_t1w(label, here, query=query)
             if usable and source in (session, ""):
                 return usable, ()
             if usable:
                 where = f"ses-{session}" if session else "the participant's folder"
                 return usable, (
-                    f"{where} has no T1-weighted image that can be used; "
+                    f"{where} has no {query[:2].upper()}-weighted image that can be used; "
                     f"{usable[0].name} is used.",
                 )
         return (), ()
 
-    def _rank_t1w(self, label: str, paths: Sequence[Path]) -> tuple[Path, ...]:
+    def _rank_t1w(self, label: str, paths: Sequence[Path], *, query: str) -> tuple[Path, ...]:
         ranked = []
         for path in paths:
             if split_name(path)[0].get("part", "mag") != "mag":
                 continue
-            if fault := self._selector.find_fault(path, "t1w"):
+            if fault := self._selector.find_fault(path, query):
                 self.note(label, fault)
                 continue
             try:
@@ -135,7 +169,7 @@ class ParticipantReader:
                 images.unusable.append(_unreadable(path, error))
         for path in others:
             self._open_from_elsewhere(path, images)
-        grouped = group_runs(images, root=self._reading.root)
+        grouped = group_runs(images, root=self._reading.root, merging=self._reading.merging)
         for refused in grouped.errors:
             self.note(label, refused)
         return grouped
@@ -194,7 +228,7 @@ class ParticipantReader:
     ) -> dict[str, Any] | None:
         """Return the sidecars of an image that names one of the runs; None if it does not."""
         suffix = split_name(path)[1]
-        query = next((q for q, s in QUERIES.items() if suffix in s and q != "t1w"), None)
+        query = next((q for q, s in QUERIES.items() if suffix in s and q not in ANATOMICAL), None)
         if query is None:
             return None
         try:

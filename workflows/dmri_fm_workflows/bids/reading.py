@@ -32,6 +32,10 @@ class Reading:
         Repairs of b-vectors by scanner and protocol.
     ignored
         Images that are not used: `fieldmaps` (of the `fmap` folder), `sbref`, `t1w`.
+    shares_anatomy
+        Whether all sessions take the anatomical image of the participant's first one.
+    merging
+        Which runs of a scan are merged, see :data:`dmri_fm_workflows.bids.series.MERGING`.
     """
 
     root: Path
@@ -40,6 +44,8 @@ class Reading:
     gradient_options: GradientOptions = GradientOptions()  # noqa: RUF009 (frozen)
     ignored: tuple[str, ...] = ()
     gradient_fixes: tuple[GradientFix, ...] = ()
+    shares_anatomy: bool = False
+    merging: str = "all"
 
     @cached_property
     def is_ignored(self) -> BidsIgnore:

@@ -275,7 +275,8 @@ class Session:
     label
         Without `ses-`; None where the dataset has no sessions.
     t1w
-        T1-weighted images, the one to use first. Of another session if this one has none.
+        T1-weighted images, the one to use first; T2-weighted ones where the participant has none.
+        Of another session if this one has none.
     series
         Diffusion series, by name.
     warnings
@@ -286,6 +287,8 @@ class Session:
         The T1-weighted image that was prepared before, the only one of `t1w`; None for a raw one.
     user_t1w_mask
         Brain mask that the user gave for the first image of `t1w`, or None.
+    lesion_mask
+        Mask of lesions, on the grid of the first raw image of `t1w`, or None.
     """
 
     label: str | None
@@ -295,6 +298,7 @@ class Session:
     age: Age = UNKNOWN_AGE
     prepared_t1w: PreparedT1w | None = None
     user_t1w_mask: Path | None = None
+    lesion_mask: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -323,7 +323,7 @@ def open_epi(path: Path, reading: Reading) -> EpiImage:
 
 
 def open_t1w(path: Path, metadata: Mapping[str, Any]) -> tuple[bool, float, str]:
-    """Open a T1-weighted image and return its rank among others; lower is better.
+    """Open an anatomical image and return its rank among others; lower is better.
 
     The scanner's own intensity normalisation comes first, then smaller voxels, then the name.
 

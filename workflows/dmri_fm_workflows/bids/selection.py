@@ -12,13 +12,21 @@ from dmri_fm.content import require_content
 from dmri_fm.errors import GradientError, ImageError, InputError, LayoutError
 from dmri_fm.series import load_image
 from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
-from dmri_fm_workflows.bids.filters import FOLDERS, QUERIES, Filters, passes, wanted_suffixes
+from dmri_fm_workflows.bids.filters import (
+    ANATOMICAL,
+    FOLDERS,
+    QUERIES,
+    Filters,
+    passes,
+    wanted_suffixes,
+)
 from dmri_fm_workflows.bids.folders import (
     claimed_suffix,
     find_foreign_link,
     find_misplacement,
     owner_of,
 )
+from dmri_fm_workflows.bids.lesions import is_lesion_mask
 from dmri_fm_workflows.bids.names import find_fault, session_of, split_name
 from dmri_fm_workflows.bids.reading import Reading
 from dmri_fm_workflows.bids.scans import SIGNAL_DIRECTIONS, read_gradients, why_no_signal
@@ -54,24 +62,26 @@ class ImageSelector:
         self._misnamed: set[Path] = set()
 
     def select(self, label: str, images: Sequence[Path]) -> dict[str, list[Path]]:
-        """Sort images by query; requested sessions restrict all but the T1-weighted images.
+        """Sort images by query; requested sessions restrict all but the anatomical images.
 
         Images that would correct distortion and that a filter leaves out are under
         :data:`LEFT_OUT`, those that `--ignore` leaves out under :data:`IGNORED`.
         """
         chosen: dict[str, list[Path]] = {query: [] for query in (*QUERIES, LEFT_OUT, IGNORED)}
         for path in images:
+            if is_lesion_mask(path):  # looked for beside the image that it belongs to
+                continue
             query = self._query_of(path)
-            if query != "t1w" and not self._reading.includes(session_of(path)):
+            if query not in ANATOMICAL and not self._reading.includes(session_of(path)):
                 continue
             try:
                 if query is None:
                     self._check_other(path)
                 elif self._reading.find_ignored(path):
-                    if query != "t1w" and self._would_correct(path, query):
+                    if query not in ANATOMICAL and self._would_correct(path, query):
                         chosen[IGNORED].append(path)
                 elif not self._passes(path, query):
-                    if query != "t1w" and self._would_correct(path, query):
+                    if query not in ANATOMICAL and self._would_correct(path, query):
                         chosen[LEFT_OUT].append(path)
                 elif self._is_usable(label, path, query):
                     if path.suffix == ".nii" and path.with_name(path.name + ".gz") in images:
@@ -124,7 +134,7 @@ class ImageSelector:
 
     def _is_usable(self, label: str, path: Path, query: str) -> bool:
         """Tell whether an image shows measured signal under a name that fits its folder."""
-        if query == "t1w":
+        if query in ANATOMICAL:
             return True  # few of them are opened, and checked then
         if fault := self.find_fault(path, query):
             self._note_misnamed(label, fault)

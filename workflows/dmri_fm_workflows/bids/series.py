@@ -34,6 +34,10 @@ from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, EpiImage, UnusedIm
 MERGED_OVER = ("direction", "run")
 
 
+#: Which runs of a scan are merged: all of them, those of one phase encoding, or none.
+MERGING = ("all", "phase encoding", "none")
+
+
 @dataclass(frozen=True, eq=False)
 class SessionImages:
     """Opened images of one session; the lists are filled while they are opened.
@@ -84,7 +88,7 @@ class GroupedRuns:
     warnings: tuple[str, ...]
 
 
-def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
+def group_runs(images: SessionImages, *, root: Path, merging: str = "all") -> GroupedRuns:
     """Group the runs of one session into series, and choose the images that correct distortion.
 
     Runs with one `MultipartID` are one series, or runs with the same entities but `direction` and
@@ -97,8 +101,10 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         Images of the session.
     root
         Folder of the dataset, to which `bids::` links are relative.
+    merging
+        One of :data:`MERGING`. Runs of a scan that are kept apart may correct one another.
     """
-    groups = _gather(images.runs)
+    groups = _gather(images.runs, merging)
     fieldmaps = list_fieldmaps(images.gradient_echo)
     weighted = [g for g in groups if not all(run.gtab.is_b0.all() for run in g)]
     spare = [*(run for g in groups if g not in weighted for run in g), *images.bare]
@@ -114,7 +120,7 @@ def group_runs(images: SessionImages, *, root: Path) -> GroupedRuns:
         others = [run for g in weighted if g is not runs for run in g]
         choice = choose_images(
             runs,
-            candidates=_list_candidates(images, spare, others),
+            candidates=_list_candidates(images, runs, spare, others),
             fieldmaps=fieldmaps,
             others=others,
             root=root,
@@ -160,12 +166,17 @@ def _make_series(
     )
 
 
-def _gather(runs: Sequence[DwiRun]) -> list[tuple[DwiRun, ...]]:
+def _gather(runs: Sequence[DwiRun], merging: str) -> list[tuple[DwiRun, ...]]:
     """Group runs that belong to one scan and lie on one grid in one head pose."""
+    if merging == "none":
+        return [(run,) for run in sorted(runs, key=lambda run: run.path.name)]
+    of_encoding = merging == "phase encoding"
     groups: list[list[DwiRun]] = []
     for run in sorted(runs, key=lambda run: run.path.name):
         for group in groups:
-            if _merge_key(group[0]) == _merge_key(run) and has_same_pose(group[0], run):
+            first = group[0]
+            is_apart = of_encoding and first.phase_encoding != run.phase_encoding
+            if _is_of_one_scan(first, run) and not is_apart:
                 group.append(run)
                 break
         else:
@@ -173,14 +184,25 @@ def _gather(runs: Sequence[DwiRun]) -> list[tuple[DwiRun, ...]]:
     return [tuple(group) for group in groups]
 
 
+def _is_of_one_scan(one: DwiRun, other: DwiRun) -> bool:
+    """Tell whether runs belong to one scan and lie on one grid in one head pose."""
+    return _merge_key(one) == _merge_key(other) and has_same_pose(one, other)
+
+
 def _list_candidates(
-    images: SessionImages, spare: Sequence[EpiImage], others: Sequence[DwiRun]
+    images: SessionImages,
+    runs: Sequence[DwiRun],
+    spare: Sequence[EpiImage],
+    others: Sequence[DwiRun],
 ) -> list[Candidate]:
     """Return what may correct a series, given spare b=0 images and the runs of other series."""
     return [
         *(Candidate(image, "epi") for image in images.epis),
         *(Candidate(image, "b0") for image in spare),
-        *(Candidate(image, "dwi") for image in others),
+        *(
+            Candidate(image, "scan" if _is_of_one_scan(runs[0], image) else "dwi")
+            for image in others
+        ),
         *(Candidate(image, "sbref") for image in images.sbrefs),
         *images.elsewhere,
     ]
@@ -255,7 +277,8 @@ def _group_doubts(runs: Sequence[DwiRun], groups: Sequence[Sequence[DwiRun]]) ->
         times = ", ".join(f"{t:g}" for t in echo_times)
         yield f"runs merged with {first.path.name} differ in EchoTime: {times} s."
     for other in (group[0] for group in groups if group is not runs):
-        if _multipart_id(first) and _merge_key(other) == _merge_key(first):
+        is_of_scan = _multipart_id(first) and _merge_key(other) == _merge_key(first)
+        if is_of_scan and not has_same_pose(other, first):
             yield (
                 f"{first.path.name} and {other.path.name} have one MultipartID, "
                 f"{_multipart_id(first)!r}, and are kept apart: of the second, "

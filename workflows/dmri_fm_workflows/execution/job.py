@@ -88,6 +88,11 @@ class Job:
         """Names of the series."""
         return tuple(s.name for session in self.participant.sessions for s in session.series)
 
+    @property
+    def template_files(self) -> tuple[Path, ...]:
+        """Files of the templates in whose spaces maps are written."""
+        return tuple(path for t in self.engines.templates for path in t.files)
+
     @cached_property
     def plan(self) -> ParticipantPlan:
         """Every decision about the participant."""
@@ -128,7 +133,7 @@ class Job:
             self.participant,
             "\n".join([f"{self.config.fingerprint()} {self.engines}", *methods]),
             version=__version__,
-            extra=self.config.weights.values(),
+            extra=[*self.config.weights.values(), *self.template_files],
         )
 
     def build(self) -> pe.Workflow:
@@ -216,7 +221,7 @@ def _process(job: Job, work_dir: Path, console: Console) -> tuple[Circumstances,
     plan = None if job.plan_error else job.plan
     if plan is not None and plan.series:
         try:
-            inputs = measure_inputs(input_files(job.participant))
+            inputs = measure_inputs([*input_files(job.participant), *job.template_files])
         except InputError as error:
             errors.append(ScanError(f"sub-{job.label}", "read", str(error)))
     circumstances = describe_circumstances(job.config, job.dataset.root, inputs, plan)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS
-from dmri_fm_workflows.config import OUTPUT_SPACES
 from dmri_fm_workflows.plan import ParticipantPlan, SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.base import Line
-from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
+from dmri_fm_workflows.stages.table import list_session_stages, list_stages
+from dmri_fm_workflows.templates import OWN_SPACES
 
 #: Warnings that only a run can give.
 LATER = (
@@ -45,7 +45,7 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
     """Return the steps that are omitted for a series, and why."""
     omitted = [*_list_corrections(plan)]
     if not plan.has_t1w:
-        omitted.append("There are no anatomical outputs: no T1w image can be used.")
+        omitted.append("There are no anatomical outputs: no T1w or T2w image can be used.")
     if not plan.has_tensor:
         omitted.append(
             f"No tensor is fitted, by least squares or a network: the "
@@ -70,7 +70,7 @@ def list_omissions(plan: SeriesPlan) -> tuple[str, ...]:
         omitted.append(f"There are no features: --models names no encoder ({names}).")
     omitted += [
         f"Series and maps are not written in {space}: --output-spaces does not name it."
-        for space in OUTPUT_SPACES
+        for space in OWN_SPACES
         if space not in plan.output_spaces
     ]
     return tuple(omitted)
@@ -97,8 +97,14 @@ def _list_corrections(plan: SeriesPlan) -> Iterator[str]:
 def _session_lines(session: SessionPlan) -> list[str]:
     prefix = "" if session.label is None else f"ses-{session.label}: "
     if session.t1w is None:
-        return [f"  {prefix}no T1w image: each series is registered to the template by itself"]
-    described = [line for stage in SESSION_STAGES for line in stage.describe(session)]
+        return [
+            f"  {prefix}no T1w or T2w image: each series is registered to the template by itself"
+        ]
+    described = [
+        line for stage in list_session_stages(session) for line in stage.describe(session)
+    ]
+    if not session.has_tissue:
+        described.append(("  tissue", f"not segmented: the image is {session.contrast}"))
     lines: list[str] = []
     for number, (label, text) in enumerate(described):
         label, indent = (f"{prefix}{label}", 2) if number == 0 else (label, 4)

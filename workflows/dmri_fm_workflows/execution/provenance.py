@@ -139,6 +139,7 @@ def input_files(participant: Participant) -> tuple[Path, ...]:
         if (prepared := session.prepared_t1w) is not None:
             files += (*prepared.files, *(prepared.tissue.files if prepared.tissue else ()))
         files += [] if session.user_t1w_mask is None else [session.user_t1w_mask]
+        files += [] if session.lesion_mask is None else [session.lesion_mask]
         for series in session.series:
             files += [] if series.user_mask is None else [series.user_mask.path]
             files += series.preprocessing.files if series.preprocessing is not None else ()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from nipype.interfaces.base import Bunch, File, SimpleInterface
 
+from dmri_fm.normalise.coregistration import coregister
 from dmri_fm.normalise.grid import Image3D
-from dmri_fm.normalise.registration import coregister
 from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.anatomical_field import ANATOMICAL_METHOD, estimate_anatomical_field
 from dmri_fm.preprocess.dwiref import correct_bias

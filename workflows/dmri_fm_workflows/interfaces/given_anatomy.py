@@ -21,9 +21,9 @@ from dmri_fm_workflows.interfaces.normalise import (
     TemplateInputSpec,
     TemplateOutputSpec,
     open_image,
-    write_affine_pair,
     write_registration,
 )
+from dmri_fm_workflows.interfaces.transform_files import write_affine_pair
 
 
 class _LocateInputSpec(BaseInterfaceInputSpec):

@@ -17,9 +17,11 @@ from nipype.interfaces.base import (
     isdefined,
     traits,
 )
+from numpy.typing import NDArray
 
 from dmri_fm.gradient_files import write_mrtrix_gradients
 from dmri_fm.normalise.bias import remove_bias
+from dmri_fm.normalise.coregistration import coregister, name_coregistration
 from dmri_fm.normalise.grid import (
     BRAIN_MARGIN_MM,
     Grid,
@@ -33,9 +35,7 @@ from dmri_fm.normalise.grid import (
 )
 from dmri_fm.normalise.local_rotation import local_rotations
 from dmri_fm.normalise.registration import (
-    COREGISTRATION_METHOD,
     TemplateRegistration,
-    coregister,
     describe_dice,
     name_normalisation,
     place_in_acpc,
@@ -44,11 +44,12 @@ from dmri_fm.normalise.registration import (
 )
 from dmri_fm.normalise.series import mean_rotation, normalise_series
 from dmri_fm.normalise.template import load_template
-from dmri_fm.normalise.transforms import read_point_map, write_affine, write_warp
+from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.motion_table import read_motion_tsv
 from dmri_fm.registry import feature_grid
 from dmri_fm.series import Dwi, load_image, read_array, save_image
 from dmri_fm_workflows.interfaces.gradients import DwiMaskInputSpec
+from dmri_fm_workflows.interfaces.transform_files import write_affine_pair, write_transforms
 from dmri_fm_workflows.interfaces.volumes_table import read_volumes
 
 
@@ -56,6 +57,11 @@ def open_image(path: str) -> Image3D:
     """Read a 3-D image."""
     image = load_image(path, ndim=3)
     return Image3D(read_array(image, path=path), np.asarray(image.affine))
+
+
+def read_lesion(path: Any) -> NDArray[np.bool_] | None:
+    """Return the mask of an input for lesions; None if it is not given."""
+    return open_image(path).data > 0 if isdefined(path) else None
 
 
 class AlignInputSpec(BaseInterfaceInputSpec):
@@ -97,14 +103,6 @@ class AlignAcpc(SimpleInterface):
         return runtime
 
 
-def write_affine_pair(matrix: np.ndarray, folder: Path) -> dict[str, str]:
-    """Write a transform into ACPC, which takes its points to the image's, and its inverse."""
-    return {
-        "to_acpc_file": str(write_affine(matrix, folder / "to_acpc.txt")),
-        "from_acpc_file": str(write_affine(np.linalg.inv(matrix), folder / "from_acpc.txt")),
-    }
-
-
 class TemplateInputSpec(BaseInterfaceInputSpec):
     """A brain in ACPC, and how it reaches the template."""
 
@@ -115,6 +113,7 @@ class TemplateInputSpec(BaseInterfaceInputSpec):
 class _RegisterInputSpec(TemplateInputSpec):
     method = traits.Enum("affine", "syn", mandatory=True, desc="registration")
     sloppy = traits.Bool(False, usedefault=True, desc="few iterations of the warp")
+    lesion_file = File(exists=True, desc="lesions on the grid of the brain, left out")
 
 
 class TemplateOutputSpec(TraitedSpec):
@@ -138,7 +137,11 @@ class RegisterTemplate(SimpleInterface):
     def _run_interface(self, runtime: Bunch) -> Bunch:
         brain, mask = open_image(self.inputs.brain_file), open_image(self.inputs.mask_file)
         registered = register_template(
-            brain, load_template(2), method=self.inputs.method, is_coarse=self.inputs.sloppy
+            brain,
+            load_template(2),
+            method=self.inputs.method,
+            is_coarse=self.inputs.sloppy,
+            lesion=read_lesion(self.inputs.lesion_file),
         )
         name = name_normalisation(self.inputs.method)
         self._results |= write_registration(registered, brain, mask, Path(runtime.cwd), name=name)
@@ -150,13 +153,7 @@ def write_registration(
 ) -> dict[str, Any]:
     """Write the outputs of :class:`TemplateOutputSpec`; `name` is the method, for the sidecar."""
     template = load_template(2)
-    if registered.displacement_mm is None:
-        to_mni = write_affine(registered.matrix, folder / "to_mni.txt")
-        from_mni = write_affine(np.linalg.inv(registered.matrix), folder / "from_mni.txt")
-    else:
-        forward, backward = registered.displacement_mm
-        to_mni = write_warp(forward, template.grid, folder / "to_mni.h5")
-        from_mni = write_warp(backward, brain.grid, folder / "from_mni.h5")
+    to_mni, from_mni = write_transforms(registered, template, brain, folder, stem="mni")
     in_mni = resample_image(
         brain.data, brain.affine, template.grid, target2source=registered.template2image
     )
@@ -181,6 +178,7 @@ class _CoregisterInputSpec(BaseInterfaceInputSpec):
     dwi_brain_file = File(exists=True, mandatory=True, desc="brain of the b=0 reference")
     t1w_brain_file = File(exists=True, mandatory=True, desc="T1w brain in ACPC")
     to_t1w_acpc_file = File(exists=True, mandatory=True, desc="T1w image into ACPC")
+    contrast = traits.Enum("T1w", "T2w", usedefault=True, desc="contrast of that image")
 
 
 class CoregisterOutputSpec(TraitedSpec):
@@ -204,7 +202,7 @@ class CoregisterReference(SimpleInterface):
         aligned = coregister(reference, anatomy, acpc2t1w=acpc2t1w)
         self._results |= write_affine_pair(np.linalg.inv(aligned.xfm), Path(runtime.cwd))
         self._results["record"] = {
-            "CoregistrationMethod": COREGISTRATION_METHOD,
+            "CoregistrationMethod": name_coregistration(self.inputs.contrast),
             "CoregistrationSimilarity": round(float(aligned.similarity), 4),
         }
         return runtime

@@ -21,8 +21,8 @@ from dmri_fm.gradient_deviation import (
     read_gradient_deviation,
     turn_deviation,
 )
+from dmri_fm.normalise.coregistration import NO_COREGISTRATION, describe_overlap
 from dmri_fm.normalise.grid import resample_image
-from dmri_fm.normalise.registration import NO_COREGISTRATION, describe_overlap
 from dmri_fm.normalise.series import mean_rotation
 from dmri_fm.normalise.transforms import read_point_map
 from dmri_fm.preprocess.mask import name_given_mask
@@ -33,9 +33,9 @@ from dmri_fm_workflows.interfaces.normalise import (
     AlignOutputSpec,
     CoregisterOutputSpec,
     open_image,
-    write_affine_pair,
 )
 from dmri_fm_workflows.interfaces.preprocess import MaskOutputSpec, save_mask
+from dmri_fm_workflows.interfaces.transform_files import write_affine_pair
 
 
 class _TakeMaskInputSpec(BaseInterfaceInputSpec):

@@ -46,6 +46,7 @@ class _QualityInputSpec(DynamicTraitedSpec, DwiMaskInputSpec):
     raw_bvec_file = File(exists=True, desc="its b-vectors")
     raw_mask_file = File(exists=True, desc="brain mask on its grid")
     to_acpc_file = File(exists=True, desc="transform that resamples it into ACPC")
+    run_sizes = traits.List(traits.Int(), usedefault=True, desc="volumes of each of its runs")
     motion_file = File(exists=True, desc="transforms of the volumes")
     outliers_file = File(exists=True, desc="outlier slices, npy")
     kspace_extents = traits.List(
@@ -162,6 +163,7 @@ class AssessQuality(SimpleInterface):
             raw,
             fd_mm=read_motion_tsv(inputs.motion_file).fd_mm,
             is_outlier=np.load(inputs.outliers_file),
+            run_sizes=inputs.run_sizes,
             slice_numbers=number_slices(
                 Grid(dwi.shape[:3], dwi.affine),
                 Grid(raw.shape[:3], raw.affine),

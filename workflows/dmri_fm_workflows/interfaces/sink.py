@@ -207,7 +207,7 @@ class DerivativesDataSink(PrepareDerivative):
         if not isdefined(self.inputs.extension):
             self.inputs.extension = endings if len(set(endings)) > 1 else endings[0]
         if isdefined(self.inputs.space) and not isdefined(self.inputs.resolution):
-            space = load_catalogue().spaces.get(self.inputs.space)
+            space = load_catalogue().find_space(self.inputs.space)
             param = self.inputs.param if isdefined(self.inputs.param) else None
             has_grid = (self.inputs.suffix, param) not in _WITHOUT_RESOLUTION
             if space and space.resolution and has_grid:
@@ -276,7 +276,7 @@ def _conformed(file: Path, name: OutputName, staging: Path, *, time_step_s: floa
     """Return the image with the header its space asks for; other files unchanged."""
     if not name.extension.startswith(".nii"):
         return file
-    space = load_catalogue().spaces.get(name.entities.get("space", ""))
+    space = load_catalogue().find_space(name.entities.get("space", ""))
     word = re.sub(r"\W+", "_", file.name.removesuffix(".gz").removesuffix(".nii"))
     return conform_image(
         file,

@@ -45,6 +45,13 @@ cohort; share them only where the images could be shared. Outputs of experimenta
 research only, not for diagnosis or treatment, as `Model.Use` of their sidecars says.
 """
 
+#: Row of the table of spaces about other templates.
+_OTHER_SPACES = (
+    "A volumetric template of TemplateFlow that `--output-spaces` names and that is in its cache, "
+    "on the grid of its files: scalar maps and the brain mask, resampled from ACPC, and "
+    "transforms both ways. Series and features are not written there."
+)
+
 _MODELS = """\
 ## Models
 
@@ -140,7 +147,8 @@ def _type_rows() -> Iterator[str]:
             )
         yield (
             f"| {_shown_name(of)} | {of.description} | {of.units or ''} | "
-            f"{', '.join(of.spaces)} | {'; '.join(works)} |"
+            f"{', '.join((*of.spaces, *(['template'] if of.in_templates else [])))} | "
+            f"{'; '.join(works)} |"
         )
 
 
@@ -174,6 +182,7 @@ def outputs_page() -> str:
         f"| `{s.name}`{f', with `res-{s.resolution}`' if s.resolution else ''} | {s.description} |"
         for s in catalogue.spaces.values()
     ]
+    lines.append(f"| `<template>`, with `res-<N>` | {_OTHER_SPACES} |")
     lines += [*_type_rows(), "", _MODELS, *_model_rows()]
     lines += ["", "## Other files", "", "| file | what |", "|---|---|"]
     lines += [f"| `{path}` | {text} |" for path, text in catalogue.files.items()]

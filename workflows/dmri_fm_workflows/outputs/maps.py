@@ -13,6 +13,7 @@ import yaml
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.identity import IDENTITIES, identity
+from dmri_fm_workflows.templates import is_template
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class OutputType:
         Fixed entities by long name.
     spaces
         Spaces the type exists in; empty if its name has no `space`.
+    in_templates
+        Whether it also exists in spaces of other templates, see :meth:`Catalogue.find_space`.
     has_resolution
         Whether the name carries `res` in a space that has one.
     units
@@ -102,6 +105,7 @@ class OutputType:
     has_sidecar: bool
     entities: Mapping[str, str] = field(default_factory=dict)
     spaces: tuple[str, ...] = ()
+    in_templates: bool = False
     has_resolution: bool = True
     units: str | None = None
     value_range: tuple[float, float] | None = None
@@ -115,6 +119,10 @@ class OutputType:
     required: tuple[str, ...] = ()
     parameter: str | None = None
     sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def exists_in(self, space: str) -> bool:
+        """Tell whether the type exists in a space."""
+        return space in self.spaces or (self.in_templates and is_template(space))
 
     @property
     def is_transform(self) -> bool:
@@ -218,6 +226,21 @@ class Catalogue:
                 advice="define it in maps.yaml",
             )
         return self.types[name]
+
+    def find_space(self, label: str) -> Space | None:
+        """Return a space by its label: one of the table, or of a template of TemplateFlow.
+
+        None where the label is that of neither.
+        """
+        if label in self.spaces or not is_template(label):
+            return self.spaces.get(label)
+        return Space(
+            label,
+            f"The template tpl-{label} of TemplateFlow.",
+            # NIfTI has a code for MNI 152; otherwise the image is aligned to another one.
+            form_code=4 if label.startswith("MNI152") else 2,
+            uri=f"https://templateflow.s3.amazonaws.com/tpl-{label}",
+        )
 
     def maps_of(self, model: str, *, space: str | None = None) -> tuple[OutputType, ...]:
         """Return the tensor maps that a model gives, of one space or of any.

@@ -92,7 +92,7 @@ def find_processed(paths: Collection[Path]) -> Processed:
     labels = {p.name.partition("_model-")[2].partition("_")[0] for p in paths}
     return Processed(
         read("*_space-ACPC_desc-preproc_dwi.json"),
-        read("*_space-ACPC_desc-preproc_T1w.json"),
+        read("*_space-ACPC_desc-preproc_T[12]w.json"),
         read("*_space-ACPC_dseg.json"),
         read("*_desc-scan_features.json"),
         tuple(name for name, model in IDENTITIES.items() if model.label in labels),

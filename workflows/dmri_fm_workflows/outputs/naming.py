@@ -162,14 +162,15 @@ def _checked(entities: Mapping[str, str], of: OutputType) -> dict[str, str]:
 def _space_entities(of: OutputType, space: str | None, resolution: str | None) -> dict[str, str]:
     if space is None and len(of.spaces) == 1:
         space = of.spaces[0]
-    if (space is None and of.spaces) or (space is not None and space not in of.spaces):
+    if (space is None and of.spaces) or (space is not None and not of.exists_in(space)):
         raise ConfigError(
             f"{of.name} does not exist in space {space!r}",
             expected=" or ".join(of.spaces) or "no space",
         )
     if space is None:
         return {}
-    resolution = resolution or load_catalogue().spaces[space].resolution
+    found = load_catalogue().find_space(space)
+    resolution = resolution or (found.resolution if found is not None else None)
     carried = {"resolution": resolution} if of.has_resolution and resolution else {}
     return {"space": space, **carried}
 

@@ -189,7 +189,7 @@ def _type_entries(of: OutputType) -> dict[str, Any]:
     """Return the entries that follow from the output type alone; None where they do not apply."""
     is_tensor = of.name == "diffusivity"
     return {
-        "Type": "Brain" if of.suffix == "mask" else None,
+        "Type": _mask_type(of),
         "BvecConvention": BVEC_CONVENTION if of.name == "preproc_dwi" else None,
         "SkullStripped": True if of.suffix in _IN_THE_BRAIN else None,
         # BEP016: the work that defines the parameter.
@@ -200,15 +200,22 @@ def _type_entries(of: OutputType) -> dict[str, Any]:
     }
 
 
+def _mask_type(of: OutputType) -> str | None:
+    """Return what a mask shows, in BIDS' words."""
+    if of.suffix != "mask":
+        return None
+    return "Lesion" if of.entities.get("label") == "lesion" else "Brain"
+
+
 def _space_entries(of: OutputType, space: str | None) -> dict[str, Any]:
     if space is None:
         return {}
-    if space not in of.spaces:
+    grid = load_catalogue().find_space(space)
+    if grid is None or not of.exists_in(space):
         raise ConfigError(
             f"{of.name} does not exist in space {space!r}",
             expected=" or ".join(of.spaces) or "no space",
         )
-    grid = load_catalogue().spaces[space]
     resolution = f"{space} grid with isotropic voxels of {grid.resolution} mm"
     return {
         "SpatialReference": grid.uri,
@@ -225,8 +232,10 @@ def _ends_entries(
     named = ends or (of.entities.get("from"), of.entities.get("to"))
     catalogue = load_catalogue()
     meaning = dict(catalogue.frames)
-    for space in catalogue.spaces.values():
-        meaning[space.name] = space.uri or reference or space.description
+    others = map(catalogue.find_space, (end for end in named if end is not None))
+    for space in (*catalogue.spaces.values(), *others):
+        if space is not None:
+            meaning[space.name] = space.uri or reference or space.description
     unknown = [end for end in named if end not in meaning]
     if unknown:
         raise ConfigError(

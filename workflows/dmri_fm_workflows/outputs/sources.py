@@ -12,9 +12,13 @@ from pathlib import Path, PurePath
 from dmri_fm.errors import ConfigError
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.naming import OutputName, identify
+from dmri_fm_workflows.templates import is_template
 
 #: Word of `maps.yaml` for the raw images of a scan; name of the link to their dataset.
 RAW = "raw"
+
+#: Word of `maps.yaml` for the space of a template of TemplateFlow, where sources depend on it.
+OTHER = "template"
 
 #: Name of the link to the derivatives whose anatomy is taken.
 ANATOMY = "anatomy"
@@ -92,15 +96,17 @@ def direct_sources(
     """
     output = identify(path)
     space = output.entities.get("space", "")
-    end = space or " ".join(sorted(_ends(output.entities)))
+    named = [space] if space else _ends(output.entities)
+    other = next(filter(is_template, named), "")
+    end = " ".join(sorted(OTHER if is_template(e) else e for e in named))
     # The first of each model.
     by_word: dict[str, dict[str | None, str]] = {}
-    for other in written:
-        name = identify(other)
-        by_word.setdefault(_word(name), {}).setdefault(name.model, derivative_uri(other))
+    for path in written:
+        name = identify(path)
+        by_word.setdefault(_word(name), {}).setdefault(name.model, derivative_uri(path))
     sources: list[str] = []
     for listed in output.type.sources.get(end, output.type.sources.get("", ())):
-        word = listed.format(type=output.type.name, space=space)
+        word = listed.format(type=output.type.name, space=space, template=other)
         if word == RAW:
             sources += raw
             continue

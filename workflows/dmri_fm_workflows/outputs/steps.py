@@ -18,6 +18,18 @@ from dmri_fm_workflows.engines import DENOISE, HMC, SDC, Method
 _BETWEEN_RUNS = "; "
 
 
+#: Key of the sidecar of an anatomical image that is not T1-weighted.
+CONTRAST_KEY = "AnatomyContrast"
+
+#: Key of the sidecars about a mask of lesions: its file.
+LESION_KEY = "LesionMaskFile"
+
+#: What its entry adds where no registration was made.
+TAKEN_TRANSFORM = "not used by the transform to the template, which was taken from derivatives"
+
+#: Key of the sidecar about templates of TemplateFlow.
+OTHER_TEMPLATES = "OtherTemplates"
+
 #: Start of the entry of a step that was left to a preprocessed input.
 LEFT = "left to the input"
 
@@ -51,6 +63,23 @@ def _registrations(image: str) -> tuple[Method, ...]:
     )
 
 
+def _others(image: str) -> tuple[Method, ...]:
+    text = f"The {image} was also registered to templates of TemplateFlow [@ciric2022]: {{method}}"
+    return (Method("affine", f"{text} [@avants2008]."),)
+
+
+def _lesions() -> tuple[Method, ...]:
+    """Return the sentences about a mask of lesions."""
+    return (
+        Method(f".*, {TAKEN_TRANSFORM}", "A mask of lesions was given ({method})."),
+        Method(
+            "",
+            "Lesions were left out of the registration to the template by cost-function masking "
+            "[@brett2001], with the masks of the dataset.",
+        ),
+    )
+
+
 def _anatomies() -> tuple[Method, ...]:
     """Return the sentences about a T1w image that another pipeline prepared."""
     text = (
@@ -74,6 +103,19 @@ ANATOMY_STEPS: Mapping[str, tuple[Method, ...]] = {
     "AnatomySource": _anatomies(),
     "MaskMethod": _masks("T1-weighted image"),
     "NormalisationMethod": _registrations("T1-weighted brain"),
+    LESION_KEY: _lesions(),
+    OTHER_TEMPLATES: _others("T1-weighted brain"),
+}
+
+#: The same of a T2w image.
+T2W_STEPS: Mapping[str, tuple[Method, ...]] = {
+    CONTRAST_KEY: (
+        Method("", "Without a T1w image, the {method} image was the anatomical reference."),
+    ),
+    "MaskMethod": _masks("T2-weighted image"),
+    "NormalisationMethod": _registrations("T2-weighted brain"),
+    LESION_KEY: _lesions(),
+    OTHER_TEMPLATES: _others("T2-weighted brain"),
 }
 
 #: Methods of the segmentation of a T1w image, likewise.
@@ -125,6 +167,7 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
         ),
     ),
     "CoregistrationMethod": (
+        Method("rigid.* to the T2w image", _COREGISTRATION.replace("T1-", "T2-")),
         Method("rigid", _COREGISTRATION),
         Method(
             "none",
@@ -133,6 +176,7 @@ SERIES_STEPS: Mapping[str, tuple[Method, ...]] = {
         ),
     ),
     "NormalisationMethod": _registrations("b=0 reference"),
+    OTHER_TEMPLATES: _others("b=0 reference"),
     "NetworkInput": (
         Method(
             "not denoised",
@@ -195,7 +239,7 @@ def describe_steps(
     series
         Sidecars of preprocessed series.
     anatomies
-        Sidecars of preprocessed T1-weighted images.
+        Sidecars of preprocessed T1-weighted images, and of T2-weighted ones in their place.
     tissues
         Sidecars of their segmentations.
 
@@ -214,13 +258,16 @@ def describe_steps(
     """
     # With a T1-weighted image, it is this that was registered to the template.
     own = [
-        {k: v for k, v in s.items() if k != "NormalisationMethod"}
+        {k: v for k, v in s.items() if k not in ("NormalisationMethod", OTHER_TEMPLATES)}
         if "CoregistrationMethod" in s
         else s
         for s in series
     ]
+    of_t1w = [sidecar for sidecar in anatomies if CONTRAST_KEY not in sidecar]
+    of_t2w = [sidecar for sidecar in anatomies if CONTRAST_KEY in sidecar]
     return [
-        *_describe(ANATOMY_STEPS, anatomies, "T1-weighted images"),
+        *_describe(ANATOMY_STEPS, of_t1w, "T1-weighted images"),
+        *_describe(T2W_STEPS, of_t2w, "T2-weighted images"),
         *_describe(TISSUE_STEPS, tissues, "T1-weighted images"),
         *_describe(SERIES_STEPS, own, "series"),
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dmri_fm.normalise.registration import name_normalisation
 from dmri_fm.normalise.tissue import name_tissue_method
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm_workflows.bids.prepared import PreparedT1w, TemplateTransforms
+from dmri_fm_workflows.outputs.steps import OTHER_TEMPLATES
+from dmri_fm_workflows.templates import TemplateFiles
 
 #: Key of the sidecar that names the pipeline of a T1w image of `--derivatives`.
 SOURCE_KEY = "AnatomySource"
@@ -58,6 +61,12 @@ def choose_template(prepared: PreparedT1w | None, normalisation: str) -> Templat
     return TemplateChoice(name, found)
 
 
+def name_other_templates(templates: Sequence[TemplateFiles], normalisation: str) -> dict[str, str]:
+    """Return the entry of the sidecar about templates of TemplateFlow; none without any."""
+    names = " and ".join(template.name for template in templates)
+    return {OTHER_TEMPLATES: name_normalisation(normalisation, names)} if names else {}
+
+
 def name_tissue(prepared: PreparedT1w | None) -> str:
     """Return the entry `TissueMethod` of the sidecars of a tissue segmentation."""
     if prepared is None or prepared.tissue is None:
@@ -65,8 +74,9 @@ def name_tissue(prepared: PreparedT1w | None) -> str:
     return f"taken from {prepared.by}: {prepared.tissue.dseg.name}"
 
 
-def name_anatomy_mask(prepared: PreparedT1w | None) -> str:
-    """Return the entry `MaskMethod` of the sidecar of a T1w image."""
+def name_anatomy_mask(prepared: PreparedT1w | None, contrast: str = "T1w") -> str:
+    """Return the entry `MaskMethod` of the sidecar of an anatomical image."""
     if prepared is None or prepared.mask is None:
-        return name_mask("t1w")
+        # A b=0 image is T2-weighted, too: the methods of its masks are taken.
+        return name_mask("t1w" if contrast == "T1w" else "b0")
     return name_given_mask(prepared.mask, *([prepared.by] if prepared.by else []))

@@ -11,7 +11,7 @@ from dmri_fm.qspace import find_six
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, find_shell
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
 from dmri_fm_workflows.bids import DwiSeries, Participant, Problem, Session
-from dmri_fm_workflows.bids.names import session_of
+from dmri_fm_workflows.bids.names import contrast_of, session_of
 from dmri_fm_workflows.config import RunConfig
 from dmri_fm_workflows.plan.anatomy import choose_template
 from dmri_fm_workflows.plan.engines import Engines
@@ -21,6 +21,7 @@ from dmri_fm_workflows.plan.sdc import SdcChoice, choose_sdc
 from dmri_fm_workflows.plan.unring import check_unringing
 from dmri_fm_workflows.plan.visits import ParticipantPlan, SessionPlan
 from dmri_fm_workflows.plan.weights import explain_lacking, network_maps
+from dmri_fm_workflows.templates import OWN_SPACES
 
 
 def plan_participant(
@@ -47,14 +48,14 @@ def plan_participant(
             except ConfigError as error:
                 problems.append(Problem(participant.label, error))
         if planned:
-            sessions.append(_plan_session(config, session, tuple(planned)))
+            sessions.append(_plan_session(config, session, tuple(planned), engines))
     return ParticipantPlan(
         label=participant.label, sessions=tuple(sessions), problems=tuple(problems)
     )
 
 
 def _plan_session(
-    config: RunConfig, session: Session, planned: tuple[SeriesPlan, ...]
+    config: RunConfig, session: Session, planned: tuple[SeriesPlan, ...], engines: Engines
 ) -> SessionPlan:
     """Return the plan of a session, by those of its series."""
     return SessionPlan(
@@ -66,6 +67,8 @@ def _plan_session(
         prepared_t1w=session.prepared_t1w,
         user_t1w_mask=session.user_t1w_mask,
         series=planned,
+        templates=engines.templates,
+        lesion_mask=session.lesion_mask,
     )
 
 
@@ -88,7 +91,9 @@ def plan_series(
     six = find_six(gtab, seed=config.random_seed) if len(volumes) and wanted else None
     networks = wanted if six is not None else ()
     sdc = (
-        choose_sdc(series, engines.sdc, has_t1w=bool(session.t1w))
+        choose_sdc(
+            series, engines.sdc, has_t1w=bool(session.t1w) and contrast_of(session.t1w[0]) == "T1w"
+        )
         if series.preprocessing is None
         else SdcChoice("none", "the input is preprocessed")
     )
@@ -127,7 +132,8 @@ def plan_series(
         normalisation=config.normalisation,
         normalisation_name=choose_template(session.prepared_t1w, config.normalisation).name,
         voxel_size_mm=config.output_resolution,
-        output_spaces=tuple(dict.fromkeys(("ACPC", *config.output_spaces))),
+        lesion_mask=session.lesion_mask,
+        output_spaces=tuple(s for s in config.output_spaces if s in OWN_SPACES),
         tensor_volumes=tuple(int(i) for i in volumes),
         tensor_widening=describe_widening(gtab, volumes) if len(volumes) else None,
         models=config.models,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dmri_fm.errors import ConfigError, MissingToolError
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.engines.base import StageEngines
+from dmri_fm_workflows.templates import TemplateFiles
 
 if TYPE_CHECKING:
     from dmri_fm_workflows.stages.base import Engine
@@ -34,6 +35,8 @@ class Engines:
     hmc_fallbacks
         Engines for motion of a series that `hmc` cannot correct, in order; none if the user named
         it.
+    templates
+        Templates of TemplateFlow in whose spaces maps are written.
     """
 
     denoise: str
@@ -43,6 +46,7 @@ class Engines:
     uses_cuda_eddy: bool = False
     has_eddy_quad: bool = False
     hmc_fallbacks: tuple[str, ...] = ()
+    templates: tuple[TemplateFiles, ...] = ()
 
 
 def choose_engines(
@@ -53,6 +57,7 @@ def choose_engines(
     unring: bool,
     device: str = "cpu",
     eddy_config: Mapping[str, Any] = MappingProxyType({}),
+    templates: tuple[TemplateFiles, ...] = (),
 ) -> Engines:
     """Choose engines; `auto` takes those whose programs are installed, in order of preference.
 
@@ -70,6 +75,7 @@ def choose_engines(
         hmc=hmc,
         hmc_fallbacks=tuple(fallbacks),
         device=choose_device(device),
+        templates=templates,
     )
     if engines.hmc == "eddy":
         return replace(

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
 
-from dmri_fm.gradients import GradientTable
-from dmri_fm.identity import identity
+from dmri_fm.normalise.coregistration import NO_COREGISTRATION, name_coregistration
 from dmri_fm.normalise.grid import has_cubic_axes
-from dmri_fm.normalise.registration import (
-    COREGISTRATION_METHOD,
-    NO_COREGISTRATION,
-)
 from dmri_fm.preprocess.denoise import name_gibbs_removal
 from dmri_fm.preprocess.dwiref import name_bias_correction
 from dmri_fm.preprocess.mask import name_given_mask, name_mask
 from dmri_fm.preprocess.mask_shape import is_slab
 from dmri_fm.preprocess.quality import RAW_MEASURES
 from dmri_fm.preprocess.user_mask import USER_MASK
-from dmri_fm.qspace import FEATURE_DIRECTIONS, SixDirections
-from dmri_fm.shell_resampling import choose_shell
 from dmri_fm_workflows.bids import EpiImage, Fieldmap
-from dmri_fm_workflows.bids.ages import UNKNOWN_AGE, Age
+from dmri_fm_workflows.bids.names import contrast_of
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.outputs.steps import LEFT
 from dmri_fm_workflows.outputs.tsv import SDC_METHOD
-from dmri_fm_workflows.plan.earlier import EarlierSteps
+from dmri_fm_workflows.plan.anatomy import name_other_templates
 from dmri_fm_workflows.plan.eddy import EddyPlan
-from dmri_fm_workflows.plan.engines import Engines
+from dmri_fm_workflows.plan.models import YOUNGEST_YEARS, ModelPlan
 from dmri_fm_workflows.plan.sdc import SdcChoice, list_readouts, list_sources
-
-#: Age below which maps of tensor networks are experimental, years.
-YOUNGEST_YEARS = 2.0
 
 #: Volume of the brain mask below which these maps are experimental where no age is known, ml. A
 #: newborn brain has about 340 ml and grows by 64 % in 90 days (doi:10.1001/jamaneurol.2014.1638),
@@ -47,22 +35,16 @@ SLOPPY_WARNING = "Made with --sloppy: coarse and quick, for trying out; not for 
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class SeriesPlan(EarlierSteps):
+class SeriesPlan(ModelPlan):
     """Plan of one series.
 
     Attributes
     ----------
-    series
-        Its runs, and the image that opposes them.
-    gtab
-        Gradients of all runs, RAS+; volumes whose gradients cannot be used are not in it.
     t1w
         The T1w image that the b=0 reference is registered to; None: it is aligned to the
         template itself.
     t1w_session
         Session that this image comes from; empty outside the sessions.
-    engines
-        Engine of each step; `hmc` is that of this series.
     sdc
         Susceptibility correction, its reason, and images that are not used.
     eddy
@@ -81,40 +63,19 @@ class SeriesPlan(EarlierSteps):
     voxel_size_mm
         Requested voxel size in ACPC; None: that of the series.
     output_spaces
-        Spaces of series and maps.
-    tensor_volumes
-        Positions, in `gtab`, of the volumes that the tensor is fitted to; empty: no tensor.
+        Spaces of series and maps: ACPC, and the packaged template's if it is asked for.
     tensor_widening
         Reason for shells above the usual b-values of a tensor fit; None without such shells.
-    models
-        Requested networks.
-    networks
-        Tensor networks that run.
-    maps
-        Output types of the maps of each tensor network, as its weights give them.
-    six
-        Six directions for tensor networks, by the gradient files; None if no shell has six. The
-        run chooses again in ACPC, where b-vectors are rotated with the image.
-    encoders
-        Encoders that run.
-    weights
-        Weights file by model, in place of the packaged one.
-    region
-        Part of the grid that encoders read; `auto`: each encoder's own.
-    random_seed
-        Seed of random sequences in models.
+    lesion_mask
+        Mask of lesions in the anatomical image of the session, or None.
     sloppy
         Coarse and quick settings, for tests.
-    age
-        Age of the participant, as far as a table states it.
     warnings
         Remarks for the reader of the results, repeated in the sidecars.
     """
 
-    gtab: GradientTable
     t1w: Path | None
     t1w_session: str
-    engines: Engines
     sdc: SdcChoice
     eddy: EddyPlan | None
     is_denoiser_named: bool
@@ -126,18 +87,9 @@ class SeriesPlan(EarlierSteps):
     normalisation_name: str
     voxel_size_mm: float | None
     output_spaces: tuple[str, ...]
-    tensor_volumes: tuple[int, ...]
     tensor_widening: str | None
-    models: tuple[str, ...]
-    networks: tuple[str, ...]
-    six: SixDirections | None
-    encoders: tuple[str, ...]
-    maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    weights: Mapping[str, Path] = field(default_factory=dict)
-    region: str = "auto"
-    random_seed: int = 0
+    lesion_mask: Path | None = None
     sloppy: bool = False
-    age: Age = UNKNOWN_AGE
     warnings: tuple[str, ...] = ()
 
     @property
@@ -179,18 +131,18 @@ class SeriesPlan(EarlierSteps):
 
     @property
     def has_t1w(self) -> bool:
-        """Whether there is a T1w image to register to."""
+        """Whether there is a T1w image, or a T2w image in its place, to register to."""
         return self.t1w is not None
 
     @property
-    def has_tensor(self) -> bool:
-        """Whether a tensor is fitted."""
-        return bool(self.tensor_volumes)
+    def contrast(self) -> str:
+        """Contrast of that image: `T1w`, or `T2w` where there is no other."""
+        return "T1w" if self.t1w is None else contrast_of(self.t1w)
 
     @property
-    def b0_threshold(self) -> float:
-        """Threshold of b=0 volumes in every step, s/mm^2."""
-        return self.gtab.b0_threshold
+    def is_masked_by_t1w(self) -> bool:
+        """Whether the mask of the T1w image counts for that of the series."""
+        return self.has_t1w and self.contrast == "T1w" and self.given_mask is None
 
     @property
     def sources(self) -> tuple[EpiImage, ...]:
@@ -303,16 +255,6 @@ class SeriesPlan(EarlierSteps):
         return f"not denoised{ringing}, interpolated once into ACPC"
 
     @property
-    def age_check(self) -> str:
-        """Entry `ParticipantAge` of the sidecars of tensor networks."""
-        if self.age.problem:
-            return "unclear"
-        if self.age.years is None:
-            return "unknown"
-        older, younger = (f"{w} {YOUNGEST_YEARS:g} years" for w in ("at least", "below"))
-        return younger if self.age.years < YOUNGEST_YEARS else older
-
-    @property
     def network_reasons(self) -> tuple[str, ...]:
         """Reasons why maps of tensor networks are experimental, as far as the plan knows them."""
         reasons = []
@@ -337,14 +279,16 @@ class SeriesPlan(EarlierSteps):
             return USER_MASK
         if self.given_mask is not None:
             return name_given_mask(self.given_mask)
-        return name_mask("b0", has_anatomy=self.has_t1w)
+        return name_mask("b0", has_anatomy=self.is_masked_by_t1w)
 
     @property
     def coregistration_name(self) -> str | None:
         """Entry `CoregistrationMethod` of the sidecar; None without a T1w image."""
         if self.is_on_t1w:
             return NO_COREGISTRATION
-        return COREGISTRATION_METHOD if self.has_t1w else None
+        if not self.has_t1w:
+            return None
+        return name_coregistration(self.contrast)
 
     @property
     def stated_methods(self) -> dict[str, str]:
@@ -353,6 +297,7 @@ class SeriesPlan(EarlierSteps):
                  "SDCMethod": self.sdc_name, "HMCMethod": self.hmc_name,
                  "B1Correction": self.bias_name}  # fmt: skip
         own = {"MaskMethod": self.mask_name, "NormalisationMethod": self.normalisation_name}
+        own |= name_other_templates(self.templates, self.normalisation)
         stated = (self.earlier_steps or steps) | own
         if self.networks:
             stated["NetworkInput"] = self.network_input
@@ -365,28 +310,3 @@ class SeriesPlan(EarlierSteps):
         age = (self.age_check,) if self.networks else ()
         of_t1w = () if self.coregistration_name is None else (name_mask("t1w"),)
         return (*self.stated_methods.values(), *age, *of_t1w)
-
-    @property
-    def n_six_candidates(self) -> int:
-        """Number of distinct directions of the shell of the six."""
-        if self.six is None:
-            return 0
-        shell = next(s for s in self.gtab.shells if self.six.index[0] in s.index)
-        return len(self.gtab.group_axes(shell.index))
-
-    def network_inputs(self, model: str) -> dict[str, Any]:
-        """Return the inputs, besides its name, of the interface of a network."""
-        own = {"weights": str(self.weights[model])} if model in self.weights else {}
-        return {"device": self.engines.device, **own}
-
-    def region_of(self, encoder: str) -> str:
-        """Return the part of the grid that an encoder reads."""
-        return identity(encoder).extraction.region if self.region == "auto" else self.region
-
-    def n_directions_of(self, encoder: str) -> int:
-        """Return the number of diffusion-weighted volumes that an encoder reads."""
-        n_weighted = int((~self.gtab.is_b0).sum())
-        choice = identity(encoder).extraction.directions
-        if choice == "shell":
-            return len(choose_shell(self.gtab).index)
-        return n_weighted if choice == "all" else min(FEATURE_DIRECTIONS, n_weighted)

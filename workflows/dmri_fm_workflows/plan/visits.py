@@ -7,7 +7,9 @@ from pathlib import Path
 
 from dmri_fm.preprocess.user_mask import USER_MASK
 from dmri_fm_workflows.bids import Problem
+from dmri_fm_workflows.bids.names import contrast_of
 from dmri_fm_workflows.bids.prepared import PreparedT1w, TissueImages
+from dmri_fm_workflows.outputs.steps import LESION_KEY, TAKEN_TRANSFORM
 from dmri_fm_workflows.plan.anatomy import (
     TemplateChoice,
     choose_template,
@@ -15,6 +17,7 @@ from dmri_fm_workflows.plan.anatomy import (
     name_tissue,
 )
 from dmri_fm_workflows.plan.records import SeriesPlan
+from dmri_fm_workflows.templates import TemplateFiles
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -26,9 +29,9 @@ class SessionPlan:
     label
         Without `ses-`; None where the dataset has no sessions.
     t1w
-        T1w image that is processed, or None.
+        T1w image that is processed, the T2w image in its place, or None.
     unused_t1w
-        Further T1w images.
+        Further ones.
     normalisation
         `affine` or `syn`: the registration to the template.
     sloppy
@@ -39,6 +42,10 @@ class SessionPlan:
         What is known of a T1w image that was prepared before; None for a raw one.
     user_t1w_mask
         Brain mask that the user gave for the T1w image, or None.
+    templates
+        Templates of TemplateFlow that the image is registered to.
+    lesion_mask
+        Mask of lesions on the raw image, left out of registrations to templates, or None.
     """
 
     label: str | None
@@ -49,13 +56,34 @@ class SessionPlan:
     series: tuple[SeriesPlan, ...]
     prepared_t1w: PreparedT1w | None = None
     user_t1w_mask: Path | None = None
+    templates: tuple[TemplateFiles, ...] = ()
+    lesion_mask: Path | None = None
 
     @property
     def mask_name(self) -> str:
         """Entry `MaskMethod` of the sidecar of the T1w image."""
         if self.user_t1w_mask is not None:
             return USER_MASK
-        return name_anatomy_mask(self.prepared_t1w)
+        return name_anatomy_mask(self.prepared_t1w, self.contrast)
+
+    @property
+    def contrast(self) -> str:
+        """Contrast of the anatomical image: `T1w`, or `T2w` where there is no other."""
+        return "T1w" if self.t1w is None else contrast_of(self.t1w)
+
+    @property
+    def lesion_masking(self) -> dict[str, str]:
+        """Entry of the sidecars about lesions; none without a mask of them."""
+        if self.lesion_mask is None:
+            return {}
+        name = self.lesion_mask.name
+        taken = self.template.taken is not None
+        return {LESION_KEY: f"{name}, {TAKEN_TRANSFORM}" if taken else name}
+
+    @property
+    def has_tissue(self) -> bool:
+        """Whether tissue is segmented or taken: not in a T2w image."""
+        return self.t1w is not None and self.contrast == "T1w"
 
     @property
     def tissue(self) -> TissueImages | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,6 +26,7 @@ from dmri_fm_workflows.bids.scans import ASSUMED_READOUT_NOTE
 from dmri_fm_workflows.outputs.maps import load_catalogue
 from dmri_fm_workflows.outputs.methods import describe_methods, find_processed
 from dmri_fm_workflows.outputs.naming import identify, output_path, sidecar_path
+from dmri_fm_workflows.outputs.steps import CONTRAST_KEY, LESION_KEY
 from dmri_fm_workflows.outputs.tsv import (
     MISSING,
     NOT_MEASURED_KEY,
@@ -87,7 +89,9 @@ ENTRIES = {
     "MaskMethod": "Brain mask",
     "MaskFile": "file of that mask",
     "T1wMaskFile": "Brain mask of the T1w image, given by the user",
-    "CoregistrationMethod": "Registration to the T1w image",
+    LESION_KEY: "Mask of lesions, left out of the registration to the template",
+    CONTRAST_KEY: "Contrast of the anatomical image",
+    "CoregistrationMethod": "Registration to the anatomical image",
     "NormalisationMethod": "Registration to the template",
     "GradientNonlinearity": "Deviation of the gradient coils",
     "RunIntensityScales": "Intensity factor per run",
@@ -126,7 +130,7 @@ def read_report(output_dir: Path, paths: Collection[Path], report: ReportData) -
         If an output cannot be read.
     """
     series = _read_scans(output_dir, paths, "*_space-ACPC_desc-preproc_dwi.json")
-    anatomies = _read_scans(output_dir, paths, "*_space-ACPC_desc-preproc_T1w.json")
+    anatomies = _read_scans(output_dir, paths, "*_space-ACPC_desc-preproc_T[12]w.json")
     where = [(s, s.name) for s in series] + [(s, f"Anatomy of {s.name}") for s in anatomies]
     found = tuple(
         ReportWarning("warning", str(text), where=section)
@@ -137,7 +141,7 @@ def read_report(output_dir: Path, paths: Collection[Path], report: ReportData) -
         report,
         summary=(
             Entry("Series", ", ".join(s.name for s in series) or "none completed"),
-            Entry("T1w images", str(len(anatomies))),
+            Entry("Anatomical images", _count_anatomies(anatomies)),
         ),
         warnings=(*report.warnings, *found),
         anatomy=tuple(
@@ -164,6 +168,12 @@ def _read_scans(output_dir: Path, paths: Collection[Path], pattern: str) -> list
         _Scan(path, identify(path.relative_to(output_dir)).source_entities, read_object(path))
         for path in sorted(p for p in paths if p.match(pattern))
     ]
+
+
+def _count_anatomies(anatomies: Sequence[_Scan]) -> str:
+    """Return the number of anatomical images by their contrast, as text."""
+    counted = Counter(str(scan.sidecar.get(CONTRAST_KEY, "T1w")) for scan in anatomies)
+    return ", ".join(f"{n} {contrast}" for contrast, n in counted.items()) or "none"
 
 
 def _as_list(value: Any) -> list[Any]:

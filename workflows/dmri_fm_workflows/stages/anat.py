@@ -7,11 +7,12 @@ from nipype.interfaces import utility as niu
 
 from dmri_fm_workflows.bids.prepared import PreparedT1w
 from dmri_fm_workflows.interfaces.given_anatomy import LocateHead, TakeTemplate
-from dmri_fm_workflows.interfaces.normalise import AlignAcpc, RegisterTemplate
+from dmri_fm_workflows.interfaces.normalise import AlignAcpc, BringMask, RegisterTemplate
 from dmri_fm_workflows.interfaces.preprocess import CorrectBias, MaskBrain
 from dmri_fm_workflows.interfaces.preprocessed import KeepAcpc, TakeMask
 from dmri_fm_workflows.interfaces.records import MergeRecords
 from dmri_fm_workflows.interfaces.user_mask import TakeUserMask
+from dmri_fm_workflows.outputs.steps import CONTRAST_KEY
 from dmri_fm_workflows.plan import SLOPPY_WARNING, SessionPlan
 from dmri_fm_workflows.plan.anatomy import SOURCE_KEY
 from dmri_fm_workflows.stages.base import Resources, open_workflow
@@ -40,7 +41,7 @@ REGISTERED = {
 
 
 def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_wf") -> pe.Workflow:
-    """Align the T1w image to ACPC and register it to the template.
+    """Align the T1w image, or a T2w image in its place, to ACPC; register it to the template.
 
     Of an image that was prepared before only what is missing is done; if it comes from
     `--derivatives`, it is placed by the T1w image as acquired.
@@ -59,12 +60,15 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
         Overlap of the brain with the template's.
     prepared_xfm_file
         Transform that resamples the prepared image into ACPC, if its tissue is taken.
+    lesion_file
+        Lesions in ACPC, if the dataset has a mask of them.
     anat_record
         Method, with its version.
     """
     frame = ["prepared_xfm_file"] if plan.tissue is not None else []
+    lesion = ["lesion_file"] if plan.lesion_mask is not None else []
     workflow, _, outputnode = open_workflow(
-        name, [], [*ALIGNED.values(), *REGISTERED.values(), *frame, "anat_record"]
+        name, [], [*ALIGNED.values(), *REGISTERED.values(), *frame, *lesion, "anat_record"]
     )
     assert plan.t1w is not None
     prepared = plan.prepared_t1w or PreparedT1w(path=plan.t1w)
@@ -74,7 +78,10 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
     if prepared.is_unbiased:
         unbias = pe.Node(niu.IdentityInterface(["out_file"]), name="take_t1w")
         unbias.inputs.out_file = str(plan.t1w)
-    mask = pe.Node(MaskBrain(contrast="t1w"), name="mask_t1w", mem_gb=2)
+    is_t1w = plan.contrast == "T1w"
+    base |= {} if is_t1w else {CONTRAST_KEY: plan.contrast}
+    base |= plan.lesion_masking
+    mask = pe.Node(MaskBrain(contrast="t1w" if is_t1w else "b0"), name="mask_t1w", mem_gb=2)
     if plan.user_t1w_mask is not None:
         # Series have the record of their T1w image, and a mask of their own.
         of_t1w = {"image_name": plan.t1w.name, "file_key": "T1wMaskFile"}
@@ -113,7 +120,24 @@ def init_anat_wf(plan: SessionPlan, resources: Resources, *, name: str = "anat_w
         place = _add_acquired(workflow, prepared, unbias)
         workflow.connect(place, "record", records, "in3")
     workflow.connect([(place, outputnode, list(PLACED.items()))])
+    if plan.lesion_mask is not None:
+        _add_lesions(workflow, plan, place)
     return workflow
+
+
+def _add_lesions(workflow: pe.Workflow, plan: SessionPlan, place: pe.Node) -> None:
+    """Bring the mask of lesions into ACPC, and leave them out of the registration."""
+    align, register, outputnode = map(
+        workflow.get_node, ("align_acpc", "register_template", "outputnode")
+    )
+    bring = pe.Node(BringMask(in_file=str(plan.lesion_mask)), name="bring_lesions", mem_gb=0.5)
+    workflow.connect([
+        (align, bring, [("brain_file", "reference_file")]),
+        (place, bring, [("to_acpc_file", "xfm_file")]),
+        (bring, outputnode, [("out_file", "lesion_file")]),
+    ])  # fmt: skip
+    if plan.template.taken is None:
+        workflow.connect(bring, "out_file", register, "lesion_file")
 
 
 def _add_acquired(workflow: pe.Workflow, prepared: PreparedT1w, head: pe.Node) -> pe.Node:

@@ -56,10 +56,10 @@ def init_anat_figures_wf(
     t1wmask_figure, t1wtemplate_figure
         SVG files.
     """
-    mask = PlotMask(title="T1w image and brain mask")
+    mask = PlotMask(title=f"{plan.contrast} image and brain mask")
     drawings = {
         "t1wmask": (mask, {"t1w_file": "in_file", "t1w_mask_file": "mask_file"}),
-        "t1wtemplate": (_plot_registration("T1w image", "template"), _IN_TEMPLATE),
+        "t1wtemplate": (_plot_registration(f"{plan.contrast} image", "template"), _IN_TEMPLATE),
     }
     return _figures_wf(name, drawings)
 
@@ -109,7 +109,7 @@ def init_series_figures_wf(
         drawings["coreg"] = (_plot_registration("b=0 reference", "template"), _IN_TEMPLATE)
         return _figures_wf(name, drawings)
     drawings["coreg"] = (
-        _plot_registration("b=0 reference", "T1w image"),
+        _plot_registration("b=0 reference", f"{plan.contrast} image"),
         {"acpc_dwiref_file": "moving_file", "acpc_mask_file": "mask_file"},
     )
     workflow = _figures_wf(name, drawings, more_inputs=["t1w_brain_file"])

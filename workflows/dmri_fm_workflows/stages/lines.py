@@ -10,6 +10,7 @@ from dmri_fm.identity import DIRECTION_CHOICES, REGIONS, identity
 from dmri_fm.tensor_networks.noise_map import name_noise_map
 from dmri_fm_workflows.bids import EpiImage
 from dmri_fm_workflows.eddy_config import eddy_arguments
+from dmri_fm_workflows.outputs.steps import TAKEN_TRANSFORM
 from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.plan.records import SMALLEST_BRAIN_ML
 from dmri_fm_workflows.stages.base import Line
@@ -30,7 +31,7 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
     template = session.template
     why = f" (made here: {template.reason})" if template.reason else ""
     yield (
-        "T1w image",
+        f"{session.contrast} image",
         f"{session.t1w.name}{by}: {', '.join(steps)}; to the template: {template.name}{why}",
     )
     if prepared is not None and prepared.acquired is not None:
@@ -39,8 +40,13 @@ def describe_anat(session: SessionPlan) -> Iterator[Line]:
             f"{prepared.acquired.name}: gives the position in the scanner, by rigid registration; "
             "another head is an error",
         )
+    if session.lesion_mask is not None:
+        out = "left out of registrations to templates; no primary maps of networks inside"
+        if session.template.taken is not None:
+            out = f"{TAKEN_TRANSFORM}; no primary maps of networks inside"
+        yield "  lesions", f"{session.lesion_mask.name}: {out}"
     for path in session.unused_t1w:
-        yield "not used", f"{path.name}: one T1w image is used"
+        yield "not used", f"{path.name}: one {session.contrast} image is used"
 
 
 def describe_tissue(session: SessionPlan) -> Iterator[Line]:
@@ -166,7 +172,8 @@ def describe_normalise(plan: SeriesPlan) -> Iterator[Line]:
     """Describe registrations, interpolation and output spaces."""
     yield "registration", _alignment_text(plan)
     yield "resampling", _resampling_text(plan)
-    yield "output spaces", ", ".join(plan.output_spaces)
+    names = [*plan.output_spaces, *(template.name for template in plan.templates)]
+    yield "output spaces", ", ".join(names)
 
 
 def _alignment_text(plan: SeriesPlan) -> str:

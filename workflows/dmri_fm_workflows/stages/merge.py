@@ -194,7 +194,7 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
     biased_dwiref_file
         b=0 reference.
     t1w_mask_file, t1w_brain_file, to_t1w_acpc_file, from_t1w_acpc_file
-        From the anatomy, if there is one and no mask is given. The inverse replaces brain and
+        From the T1w image, if there is one and no mask is given. The inverse replaces brain and
         transform of the T1w image where the series lies in its space.
     field_file
         Distortion field, Hz, that moves the user's mask of the distorted image; if there are both.
@@ -209,7 +209,7 @@ def init_mask_wf(plan: SeriesPlan, resources: Resources, *, name: str = "mask_wf
         Method, with its version.
     """
     anatomy: list[str] = []
-    if plan.has_t1w and plan.given_mask is None:
+    if plan.is_masked_by_t1w:
         on_t1w, apart = ["from_t1w_acpc_file"], ["t1w_brain_file", "to_t1w_acpc_file"]
         anatomy = ["t1w_mask_file", *(on_t1w if plan.is_on_t1w else apart)]
     agreement = ["mask_agreement_dice"] if plan.given_mask is None else []

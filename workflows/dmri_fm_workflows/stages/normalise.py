@@ -199,7 +199,8 @@ def _add_alignment(workflow: pe.Workflow, plan: SeriesPlan) -> tuple[pe.Node, pe
         ])  # fmt: skip
         return align, inputnode, align
     if plan.has_t1w:
-        align = pe.Node(CoregisterReference(), name="coregister_t1w", mem_gb=1)
+        register = CoregisterReference(contrast=plan.contrast)
+        align = pe.Node(register, name="coregister_t1w", mem_gb=1)
         workflow.connect([
             (inputnode, align, [(f, f) for f in (
                 "dwi_brain_file", "t1w_brain_file", "to_t1w_acpc_file")]),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import nipype.pipeline.engine as pe
@@ -23,8 +24,10 @@ from dmri_fm_workflows.stages.base import (
     field_names,
     open_workflow,
 )
-from dmri_fm_workflows.stages.outputs import ACPC, Origin, init_derivatives_wf
-from dmri_fm_workflows.stages.table import SESSION_STAGES, list_stages
+from dmri_fm_workflows.stages.derivatives import Origin, init_derivatives_wf
+from dmri_fm_workflows.stages.outputs import ACPC
+from dmri_fm_workflows.stages.table import list_session_stages, list_stages
+from dmri_fm_workflows.stages.templates import list_template_fields, list_transforms
 
 #: Fields that the anatomy of a session hands to its series.
 ANAT_FIELDS = (
@@ -49,9 +52,13 @@ def init_participant_wf(plan: ParticipantPlan, resources: Resources) -> pe.Workf
             dwi_wf = init_dwi_wf(series, resources)
             workflow.add_nodes([dwi_wf])
             if anat_wf is not None:
+                others = list_template_fields(session.templates)
                 workflow.connect([
-                    (anat_wf, dwi_wf, [(f"anat_wf.outputnode.{f}", f"inputnode.{f}")
-                                       for f in field_names(dwi_wf, "inputnode")]),
+                    (anat_wf, dwi_wf, [
+                        (f"{'templates' if f in others else 'anat'}_wf.outputnode.{f}",
+                         f"inputnode.{f}")
+                        for f in field_names(dwi_wf, "inputnode")
+                    ]),
                 ])  # fmt: skip
     return workflow
 
@@ -62,16 +69,20 @@ def _init_session_anat_wf(subject: str, session: SessionPlan, resources: Resourc
     entities = _anat_entities(subject, session.label)
     label = "" if session.label is None else f"_ses_{_word(session.label)}"
     workflow = pe.Workflow(name=f"session_anat{label}_wf")
-    sources = connect_stages(workflow, SESSION_STAGES, session, resources, {})
+    stages = list_session_stages(session)
+    sources = connect_stages(workflow, stages, session, resources, {})
     origin = Origin(
         entities=entities,
         sources=_list_sources(session, resources),
         normalisation=session.normalisation,
         anat_entities=entities,
+        contrast=session.contrast,
         is_t1w_brain=session.prepared_t1w is not None and session.prepared_t1w.is_brain,
     )
     sources["record"] = sources["anat_record"]
-    _connect_outputs(workflow, SESSION_STAGES, sources, [ACPC], resources, origin)
+    if session.templates:
+        sources["record"] = _join_records(workflow, sources, ["anat_record", "templates_record"])
+    _connect_outputs(workflow, stages, sources, [ACPC], resources, origin)
     return workflow
 
 
@@ -118,6 +129,8 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
         the series.
     registration_dice, anat_record
         Quality and methods of the anatomy.
+    to_<space>_file, templates_record
+        Transforms into templates of TemplateFlow, and warnings of these registrations.
 
     Outputs
     -------
@@ -130,8 +143,9 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
         for key, name in SCAN_ENTITIES.items()
         if name in entities and name != "subject"
     ]
-    fields = [f for f in ANAT_FIELDS if f != "t1w_mask_file" or plan.given_mask is None]
+    fields = [f for f in ANAT_FIELDS if f != "t1w_mask_file" or plan.is_masked_by_t1w]
     fields += ["from_t1w_acpc_file"] if plan.is_on_t1w else []
+    fields += list_template_fields(plan.templates)
     workflow, inputnode, outputnode = open_workflow(
         "_".join(["dwi", *pieces, "wf"]), fields if plan.has_t1w else (), ["out_files"]
     )
@@ -143,13 +157,20 @@ def init_dwi_wf(plan: SeriesPlan, resources: Resources) -> pe.Workflow:
         entities=entities,
         sources=[raw_uri(path, resources.bids_root) for path in plan.source_paths],
         normalisation=plan.normalisation,
+        contrast=plan.contrast,
         raw_metadata=[run.metadata for run in plan.series.runs],
+        anat_transforms=list_transforms("anat_xfm", plan.templates),
         anat_entities=_anat_entities(entities["subject"], entities.get("session"))
         if plan.has_t1w
         else None,
     )
     derivatives_wf = _connect_outputs(
-        workflow, stages, sources, plan.output_spaces, resources, origin
+        workflow,
+        stages,
+        sources,
+        [*plan.output_spaces, *(template.name for template in plan.templates)],
+        resources,
+        origin,
     )
     workflow.connect(derivatives_wf, "outputnode.out_files", outputnode, "out_files")
     _set_b0_threshold(workflow, plan.b0_threshold)
@@ -166,12 +187,22 @@ def _merge_records(
     """Join the records of all stages into that of the series."""
     # Records of the series come after that of the anatomy: of two masks its own is named.
     fields = ["anat_record"] if plan.has_t1w else []
+    fields += ["templates_record"] if plan.has_t1w and plan.templates else []
     fields += [stage.record for stage in stages if stage.record is not None]
+    return _join_records(workflow, sources, fields, base=_planned_record(plan, resources))
+
+
+def _join_records(
+    workflow: pe.Workflow,
+    sources: Mapping[str, Source],
+    fields: Sequence[str],
+    *,
+    base: Mapping[str, Any] = MappingProxyType({}),
+) -> Source:
+    """Join the records of some fields into one."""
     listed = pe.Node(niu.Merge(len(fields)), name="list_records", run_without_submitting=True)
     merged = pe.Node(
-        MergeRecords(base=_planned_record(plan, resources)),
-        name="merge_records",
-        run_without_submitting=True,
+        MergeRecords(base=dict(base)), name="merge_records", run_without_submitting=True
     )
     for number, field in enumerate(fields, start=1):
         node, output = sources[field]

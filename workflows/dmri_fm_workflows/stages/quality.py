@@ -183,6 +183,7 @@ def init_quality_wf(
     )
     if not plan.is_preprocessed:
         quality.inputs.sdc_method = plan.sdc.method
+        quality.inputs.run_sizes = list(plan.run_sizes)
     workflow.connect([
         (inputnode, quality, list(inputs.items())),
         (quality, outputnode, list(outputs.items())),

@@ -6,12 +6,13 @@ Graph, `--dry-run` and contract tests derive from them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import nipype.pipeline.engine as pe
 
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
 from dmri_fm_workflows.engines.base import StageEngines
-from dmri_fm_workflows.plan import SeriesPlan
+from dmri_fm_workflows.plan import SeriesPlan, SessionPlan
 from dmri_fm_workflows.stages.anat import init_anat_wf
 from dmri_fm_workflows.stages.base import Engine, Resources, Stage
 from dmri_fm_workflows.stages.bias import init_bias_wf
@@ -50,7 +51,6 @@ from dmri_fm_workflows.stages.network_input import init_network_input_wf, init_n
 from dmri_fm_workflows.stages.noise_maps import init_noise_maps_wf
 from dmri_fm_workflows.stages.normalise import init_deviation_wf, init_normalise_wf
 from dmri_fm_workflows.stages.outputs import (
-    ANAT_OUTPUTS,
     CHECK_OUTPUTS,
     FIELD_OUTPUTS,
     HMC_OUTPUTS,
@@ -58,6 +58,7 @@ from dmri_fm_workflows.stages.outputs import (
     NORMALISE_OUTPUTS,
     QUALITY_OUTPUTS,
     TISSUE_OUTPUTS,
+    anat_outputs,
     figure_outputs,
     map_outputs,
 )
@@ -66,15 +67,15 @@ from dmri_fm_workflows.stages.quality import (
     init_gradient_check_wf,
     init_quality_wf,
 )
+from dmri_fm_workflows.stages.templates import registration_stage, template_stage
 from dmri_fm_workflows.stages.tensor import init_tensor_wf, network_stage
 from dmri_fm_workflows.stages.tissue import init_tissue_wf
 
-#: Stages of the T1w image of a session.
-SESSION_STAGES = (
+_SESSION_STAGES = (
     Stage(
         name="anat",
         builder=init_anat_wf,
-        outputs=ANAT_OUTPUTS,
+        outputs=anat_outputs(),
         record="anat_record",
         describe=describe_anat,
     ),
@@ -229,12 +230,25 @@ _AFTER_MODELS = (
 )
 
 
+def list_session_stages(plan: SessionPlan) -> tuple[Stage, ...]:
+    """Return the stages of the T1w image of a session, in the order of processing."""
+    anat, tissue, figures = _SESSION_STAGES
+    return (
+        replace(anat, outputs=anat_outputs(plan.contrast)),
+        *([tissue] if plan.has_tissue else []),
+        figures,
+        *([registration_stage(plan)] if plan.templates else []),
+    )
+
+
 def list_stages(plan: SeriesPlan) -> tuple[Stage, ...]:
     """Return the stages that run for a series, in the order of processing."""
     stages = (
         *_BEFORE_MODELS,
         *(network_stage(n, plan.maps[n]) for n in plan.networks),
         *map(encoder_stage, plan.encoders),
+        *([registration_stage(plan)] if plan.templates and not plan.has_t1w else []),
+        *(template_stage(plan, template) for template in plan.templates),
         *_AFTER_MODELS,
     )
     return tuple(stage for stage in stages if stage.runs(plan))

@@ -13,6 +13,7 @@ from dmri_fm_workflows.interfaces.models import FitTensor, PredictTensor
 from dmri_fm_workflows.interfaces.normalise import ResampleMaps
 from dmri_fm_workflows.interfaces.report import PlotComparison
 from dmri_fm_workflows.outputs.maps import OutputType, load_catalogue
+from dmri_fm_workflows.outputs.steps import LESION_KEY
 from dmri_fm_workflows.plan import SeriesPlan
 from dmri_fm_workflows.plan.records import SMALLEST_BRAIN_ML
 from dmri_fm_workflows.stages.base import ACPC_FILES, Resources, Stage, open_workflow
@@ -147,6 +148,7 @@ def _predict_node(plan: SeriesPlan, network: str) -> pe.Node:
         base={
             "Input": plan.network_input,
             "ParticipantAge": plan.age_check,
+            **({LESION_KEY: plan.lesion_mask.name} if plan.lesion_mask is not None else {}),
             **plan.model_base,
         },
         **plan.network_inputs(network),
