@@ -33,6 +33,8 @@ def test_outputs_carry_the_name_of_the_contrast(plan: ParticipantPlan) -> None:
         f"{stem}_from-T2w_to-ACPC_mode-image_xfm.txt",
         f"{stem}_from-orig_to-ACPC_mode-image_xfm.txt",
         f"{stem}_from-ACPC_to-T2w_mode-image_xfm.txt",
+        # Where there is a mask of lesions.
+        f"{stem}_space-ACPC_label-lesion_mask.nii.gz",
     ]
     assert not any("dseg" in p or "probseg" in p for p in paths)
 
