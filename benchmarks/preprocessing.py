@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/preprocessing.py [--only NAME ...] [--json OUT] [--voxel-size MM]
 
-Six scans by the generator that no step of the corrections was tuned on (trxscan, of heads that no
-other benchmark has): one thing differs in each, voxel size, noise, phase-encoding axis, movement,
-lost slices, shells. All are denoised by MP-PCA and corrected in one interpolation:
+Six scans of simulated participants (trxscan) that no step of the corrections was tuned on: one
+thing differs in each, voxel size, noise, phase-encoding axis, movement, lost slices, shells. All
+are denoised by MP-PCA and corrected in one interpolation:
 
 uncorrected   nothing
 built-in      as the app does: field of the reverse-phase pair, b=0 reference, mask, motion and
@@ -106,7 +106,8 @@ def correct_builtin(scan: DistortedScan, dwi: Dwi) -> Correction:
 
 
 def correct_by_ants(scan: DistortedScan, dwi: Dwi) -> Correction:
-    field = halve_displacement(*scan.pair)
+    up = mean_b0_image(dwi, scan.encodings, scan.pair[0].encoding.direction or "")
+    field = halve_displacement(up, scan.pair[1])
     affine, gtab = dwi.affine, dwi.gtab
     first = dwi.data[..., 0]
     xfms = np.tile(np.eye(4), (len(gtab), 1, 1))

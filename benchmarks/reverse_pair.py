@@ -7,9 +7,9 @@ or one of another generator. Of each participant the first b=0 image of both dir
 
 Printed for each participant, inside the true mask: the mean absolute error of the displacement
 along phase encoding, in voxels, without a constant offset (a head that moves along phase encoding
-looks the same as a constant field); that of no field; the error of the two images, which is their
-mean absolute difference after correction over their mean, and its ratio to that after correction
-with the true field; CPU seconds.
+looks the same as a constant field); that of no field; the offset, voxels; the error of the two
+images, which is their mean absolute difference after correction over their mean, and its ratio to
+that after correction with the true field; CPU seconds.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
     for bids in parser.parse_args().bids:
         for label in list_participants(bids):
             runs = [
-                list((bids / f"sub-{label}" / "dwi").glob(f"*dir-{d}_dwi.nii.gz"))
+                sorted((bids / f"sub-{label}" / "dwi").glob(f"*dir-{d}_dwi.nii.gz"))
                 for d in ("AP", "PA")
             ]
             if not all(runs):

@@ -28,7 +28,7 @@ def read_lesion_mask(
     Raises
     ------
     ImageError
-        If it is damaged, on another grid, empty or everywhere, or holds more than two values.
+        If it is damaged, on another grid, empty or everywhere, or holds other values than 0 and 1.
     """
     opened = load_image(path, ndim=3)
     name = Path(image).name
@@ -42,7 +42,7 @@ def read_lesion_mask(
         advice=f"draw the mask on {name}, or resample it there by nearest neighbour",
     )
     levels = np.unique(values := read_array(opened, path=path))
-    if levels.size != 2 or levels[0] != 0:
+    if not np.array_equal(levels, [0, 1]):
         shown = ", ".join(f"{v:g}" for v in levels[:4])
         raise ImageError(
             f"holds {levels.size} different values ({shown}{' ...' if levels.size > 4 else ''})",

@@ -16,10 +16,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-#: alpha and gamma, mm^2: weights of the squared gradient and of the squared Laplacian of the field
-#: against squared intensities. A field that obeys Laplace's equation costs little: it is bent by
-#: what lies outside of it, as air in the sinuses.
-SMOOTHNESS, BENDING = 0.002, 0.6
+#: alpha: weight of the squared gradient of the field against squared intensities.
+SMOOTHNESS = 0.002
+
+#: gamma, mm^2: weight of the squared Laplacian of the field. Fields whose sources lie outside the
+#: tissue, such as air in the sinuses, have no Laplacian and cost little.
+BENDING = 0.6
 
 #: beta: weight of the term that keeps Jacobians between 0 and 2.
 BARRIER = 0.01

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dmri_fm.gradient_options import B_SCALINGS
 from dmri_fm_workflows.engines import DENOISE, HMC, SDC
@@ -94,8 +95,8 @@ class PreprocessingOptions:
     )
 
     @property
-    def merging(self) -> str:
-        """Which runs of a scan are merged: see :data:`dmri_fm_workflows.bids.series.MERGING`."""
+    def merging(self) -> Literal["all", "phase encoding", "none"]:
+        """Which runs of a scan are merged."""
         if self.separate_all_dwis:
             return "none"
         return "all" if self.distortion_group_merge == "concatenate" else "phase encoding"

@@ -77,6 +77,11 @@ def is_template(label: str) -> bool:
     return not is_own and bool(re.fullmatch("[A-Za-z0-9]+", label))
 
 
+def _plain(resolution: str) -> str:
+    """Return a label of `res` without leading zeros."""
+    return resolution.lstrip("0") or resolution[:1]
+
+
 def parse_space(text: str) -> tuple[str, str]:
     """Split `NAME[:res-N]` into name and resolution, empty if none is given.
 
@@ -89,6 +94,8 @@ def parse_space(text: str) -> tuple[str, str]:
     --------
     >>> parse_space("MNI152NLin2009cAsym:res-02"), parse_space("ACPC")
     (('MNI152NLin2009cAsym', '2'), ('ACPC', ''))
+    >>> parse_space("MNI152NLin2009cAsym:res-00")
+    ('MNI152NLin2009cAsym', '0')
     """
     match = _REQUEST.fullmatch(text)
     words = match["modifiers"].split(":")[1:] if match else []
@@ -99,7 +106,7 @@ def parse_space(text: str) -> tuple[str, str]:
             "and surfaces are not supported",
         )
     name = match["name"]
-    resolution = words[0].removeprefix("res-").lstrip("0") if words else ""
+    resolution = _plain(words[0].removeprefix("res-")) if words else ""
     if name in _NO_TEMPLATES:
         raise ConfigError(
             f"--output-spaces {text}",
@@ -199,6 +206,6 @@ def _list_images(folder: Path, name: str) -> dict[tuple[str, str, str], Path]:
     for path in sorted(folder.glob("*.nii.gz")):
         match = pattern.fullmatch(path.name)
         if match and path.is_file() and path.stat().st_size:
-            key = ((match["res"] or "").lstrip("0"), match["desc"] or "", match["suffix"])
+            key = (_plain(match["res"] or ""), match["desc"] or "", match["suffix"])
             found[key] = path
     return found

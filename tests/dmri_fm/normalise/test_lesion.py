@@ -73,7 +73,7 @@ def test_a_mask_that_cannot_be_one_is_refused(tmp_path: Path) -> None:
     affine = np.diag([-2.0, 2, 2, 1])
     given = {"shape": (4, 4, 4), "affine": affine}
     good = np.zeros((4, 4, 4))
-    good[1, 1, 1:3] = 255
+    good[1, 1, 1:3] = 1
     path = save_image(good, affine, tmp_path / "a.nii.gz")
     np.testing.assert_array_equal(read_lesion_mask(path, "T1w.nii.gz", **given), good > 0)
     for data in (0 * good, good + 1, np.arange(64.0).reshape(4, 4, 4)):

@@ -44,7 +44,12 @@ def test_names_of_bids_and_of_fmriprep_are_found(scan, name: str) -> None:
 def test_mask_of_another_image_is_not_taken(scan) -> None:
     put_mask(scan, "sub-01_acq-x_label-lesion_roi.nii.gz")
     put_mask(scan, "sub-01_label-GM_mask.nii.gz")
-    assert read_dataset(scan.root).participants[0].sessions[0].lesion_mask is None
+    (session,) = read_dataset(scan.root).participants[0].sessions
+    assert session.lesion_mask is None
+    assert [w for w in session.warnings if "lesion" in w] == [
+        "sub-01_acq-x_label-lesion_roi.nii.gz is not used: it is not named as a lesion mask of "
+        "the anatomical image is."
+    ]
 
 
 @pytest.mark.parametrize("fault", ["two", "grid", "empty"])

@@ -57,6 +57,11 @@ def test_of_one_rater_the_latest_rating_counts(tmp_path: Path) -> None:
     old = write(tmp_path / "old.tsv", "sub-1|poor|n/a|Anna|2026-01-02T00:00:00Z")
     for paths in ([new, old], [old, new]):
         assert read_ratings(paths).worst("sub-1") == "excellent"
+    no_name = [
+        write(tmp_path / f"{word}.tsv", f"sub-1|{word}|n/a|n/a|n/a")
+        for word in ("exclude", "poor")
+    ]
+    assert read_ratings(no_name).worst("sub-1") == "exclude"
     untimed = write(tmp_path / "untimed.tsv", "sub-1|acceptable|n/a|Anna|n/a")
     assert read_ratings([new, untimed]).worst("sub-1") == "acceptable"
 

@@ -166,7 +166,7 @@ def test_no_step_that_was_switched_off_reads_as_done() -> None:
 def test_series_that_differ_are_counted() -> None:
     a, b, *_ = describe_steps([{"SDCMethod": "none"}, {"SDCMethod": PAIR_METHOD}])
     assert a == "Distortion by magnetic susceptibility was not corrected (1 of 2 series)."
-    assert b.endswith("[@ruthotto2012] (1 of 2 series).")
+    assert b.endswith("[@ruthotto2012], with a penalty of the field's Laplacian (1 of 2 series).")
     runs = describe_steps([{"Denoising": f"{name_denoiser('mppca', 30)}; {name_too_few(3)}"}])
     assert len(runs) == 2
     assert runs[0].startswith("Noise was removed by MP-PCA")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dmri_fm.errors import ConfigError
@@ -56,6 +57,32 @@ def test_plan_of_each_way_of_merging(
         assert series.sdc.method == "pepolar"
         apart = "a run of the same scan, kept apart on request"
         assert (apart in text) == (len(expected) > 1)
+
+
+def group_scan(root: Path, merging: str, **changes: dict[str, object]) -> list[str]:
+    """Return the series of two runs of one encoding and one of the other, as `dir/run` names."""
+    ahead = make_run(root, "AP")
+    runs = [
+        *(replace(ahead, path=root / f"{n}.nii.gz", entities=dict(ahead.entities) | {"run": n},
+                  **changes.get(n, {})) for n in "12"),
+        make_run(root, "PA"),
+    ]  # fmt: skip
+    grouped = group_runs(SessionImages(runs=runs), root=root, merging=merging)
+    return [f"{s.name}: {s.pair_reason}" for s in grouped.series]
+
+
+def test_runs_of_another_readout_are_of_another_distortion(tmp_path: Path) -> None:
+    other = {"2": {"readout_time_s": 0.09}}
+    assert len(group_scan(tmp_path, "phase encoding")) == 2
+    assert len(group_scan(tmp_path, "phase encoding", **other)) == 3
+
+
+def test_runs_that_no_one_parted_are_not_said_to_be_kept_apart(tmp_path: Path) -> None:
+    """A head that moved twice: the ends are two series, and what lies between joins the first."""
+    far = np.eye(4)
+    far[2, 3] = 8.0
+    moved = {"2": {"affine": far @ make_run(tmp_path, "AP").affine}}
+    assert not any("on request" in text for text in group_scan(tmp_path, "all", **moved))
 
 
 def replace_series(plan, series):

@@ -17,7 +17,7 @@ from dmri_fm_workflows.bids.gradient_fixes import GradientFix
 from dmri_fm_workflows.bids.listing import find_missing_folders, list_folders, list_images
 from dmri_fm_workflows.bids.names import is_label
 from dmri_fm_workflows.bids.participants import ParticipantReader
-from dmri_fm_workflows.bids.reading import Reading
+from dmri_fm_workflows.bids.reading import Merging, Reading
 from dmri_fm_workflows.bids.records import Dataset, Participant, Problem
 from dmri_fm_workflows.bids.sidecars import read_json_object
 
@@ -38,7 +38,7 @@ def read_dataset(
     ignored: Sequence[str] = (),
     gradient_fixes: Sequence[GradientFix] = (),
     shares_anatomy: bool = False,
-    merging: str = "all",
+    merging: Merging = "all",
 ) -> Dataset:
     """Read a raw BIDS dataset.
 
@@ -71,7 +71,7 @@ def read_dataset(
     shares_anatomy
         Whether all sessions take the anatomical image of the participant's first one.
     merging
-        Which runs of a scan are merged, see :data:`dmri_fm_workflows.bids.series.MERGING`.
+        Which runs of a scan are merged.
 
     Returns
     -------

@@ -33,7 +33,7 @@ from dmri_fm_workflows.bids.preprocessed.derivatives import (
     space_of,
 )
 from dmri_fm_workflows.bids.reading import Reading
-from dmri_fm_workflows.bids.records import Dataset, Participant, Problem, Session
+from dmri_fm_workflows.bids.records import Dataset, Participant, Problem, Session, describe_t2w
 
 #: Entries of a sidecar that name the files an image was made from.
 _SOURCES = ("Sources", "RawSources")
@@ -125,8 +125,10 @@ class AnatomyReader:
         stated = read_warnings(self._reading.sidecars.metadata(path))
         warnings += tuple(f"The sidecar of {path.name} warns: {w}" for w in stated)
         # A T2-weighted image cannot be compared with the prepared T1-weighted one.
-        heads = [p for p in session.t1w if contrast_of(p) == "T1w"]
-        acquired = heads[0] if heads else None
+        acquired = next((p for p in session.t1w if contrast_of(p) == "T1w"), None)
+        if acquired is None:
+            session, said = _leave_t2w(session)
+            warnings += said
         is_acpc = space_of(path) == "ACPC" or self._pipeline.is_acpc
         if acquired is None and is_acpc:
             raise LayoutError(
@@ -383,3 +385,15 @@ def _several(paths: Sequence[Path]) -> LayoutError:
 def _in_other_spaces(found: Sequence[Path]) -> str:
     spaces = sorted({str(space_of(p)) for p in found})
     return f", but for those in space {', '.join(spaces)}" if spaces else ""
+
+
+def _leave_t2w(session: Session) -> tuple[Session, tuple[str, ...]]:
+    """Leave the raw T2w image of a session: what is said of it, and its lesion mask."""
+    kept = tuple(w for w in session.warnings if w not in map(describe_t2w, session.t1w))
+    mask = session.lesion_mask
+    said = (
+        ()
+        if mask is None
+        else (f"{mask.name} is not used: nothing registers its T2w image to the prepared one.",)
+    )
+    return replace(session, lesion_mask=None, warnings=kept), said

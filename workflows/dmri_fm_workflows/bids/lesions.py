@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from dmri_fm.content import require_content
 from dmri_fm.errors import ImageError, LayoutError
 from dmri_fm.normalise.lesion import read_lesion_mask
 from dmri_fm.series import load_image
+from dmri_fm_workflows.bids.names import session_of
 
 #: Ends of names of a lesion mask, after the entities of the image, with or without its suffix.
 LESION = "label-lesion"
@@ -26,6 +28,27 @@ def is_lesion_mask(path: Path) -> bool:
     """
     ends = tuple(f"_{LESION}_{word}" for word in SUFFIXES)
     return path.parent.name == "anat" and path.name.partition(".")[0].endswith(ends)
+
+
+def describe_unused_masks(
+    images: Iterable[Path], session: str, used: Path | None
+) -> tuple[str, ...]:
+    """Name the lesion masks of a session, and of what lies above the sessions, that are not used.
+
+    Parameters
+    ----------
+    images
+        All images of the participant.
+    session
+        Label of the session, empty for none.
+    used
+        Mask of the anatomical image that is used, or None.
+    """
+    return tuple(
+        f"{path.name} is not used: it is not named as a lesion mask of the anatomical image is."
+        for path in sorted(images)
+        if is_lesion_mask(path) and path != used and session_of(path) in ("", session)
+    )
 
 
 def find_lesion_mask(image: Path) -> Path | None:

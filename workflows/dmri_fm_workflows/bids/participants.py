@@ -14,11 +14,18 @@ from dmri_fm_workflows.bids.bare_b0 import open_bare_b0
 from dmri_fm_workflows.bids.fieldmaps import FIELDMAP_SUFFIXES
 from dmri_fm_workflows.bids.fields import Candidate
 from dmri_fm_workflows.bids.filters import ANATOMICAL, QUERIES
-from dmri_fm_workflows.bids.lesions import find_lesion_mask
+from dmri_fm_workflows.bids.lesions import describe_unused_masks, find_lesion_mask
 from dmri_fm_workflows.bids.links import read_statement, tie_to
 from dmri_fm_workflows.bids.names import own_file, session_of, split_name
 from dmri_fm_workflows.bids.reading import Reading
-from dmri_fm_workflows.bids.records import DwiRun, EpiImage, Problem, Session, UnusedImage
+from dmri_fm_workflows.bids.records import (
+    DwiRun,
+    EpiImage,
+    Problem,
+    Session,
+    UnusedImage,
+    describe_t2w,
+)
 from dmri_fm_workflows.bids.scans import open_epi, open_run, open_t1w
 from dmri_fm_workflows.bids.selection import IGNORED, LEFT_OUT, ImageSelector
 from dmri_fm_workflows.bids.series import GroupedRuns, SessionImages, group_runs
@@ -75,6 +82,7 @@ class ParticipantReader:
                 except InputError as error:
                     self.note(label, error)
                     continue
+                warnings += describe_unused_masks(images, session, lesion)
                 visits.append(
                     Session(
                         session or None, t1w, grouped.series, warnings, age, lesion_mask=lesion
@@ -92,8 +100,7 @@ class ParticipantReader:
         found, warnings = self._choose_t1w(label, session, chosen["t2w"], query="t2w")
         if not found:
             return (), ()
-        said = f"there is no T1-weighted image that can be used; {found[0].name} is used in place."
-        return found, (said, *warnings)
+        return found, (describe_t2w(found[0]), *warnings)
 
     def _choose_t1w(
         self, label: str, session: str, paths: Sequence[Path], *, query: str = "t1w"

@@ -6,12 +6,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from dmri_fm.gradient_options import GradientOptions
 from dmri_fm_workflows.bids.filters import Filters
 from dmri_fm_workflows.bids.gradient_fixes import GradientFix
 from dmri_fm_workflows.bids.ignore import BidsIgnore
 from dmri_fm_workflows.bids.sidecars import Sidecars
+
+#: Which runs of a scan are merged: all of them, those of one phase encoding, or none.
+Merging = Literal["all", "phase encoding", "none"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,7 @@ class Reading:
     shares_anatomy
         Whether all sessions take the anatomical image of the participant's first one.
     merging
-        Which runs of a scan are merged, see :data:`dmri_fm_workflows.bids.series.MERGING`.
+        Which runs of a scan are merged.
     """
 
     root: Path
@@ -45,7 +49,7 @@ class Reading:
     ignored: tuple[str, ...] = ()
     gradient_fixes: tuple[GradientFix, ...] = ()
     shares_anatomy: bool = False
-    merging: str = "all"
+    merging: Merging = "all"
 
     @cached_property
     def is_ignored(self) -> BidsIgnore:

@@ -266,6 +266,11 @@ class DwiSeries:
         return None if other in self.runs else other
 
 
+def describe_t2w(image: Path) -> str:
+    """Return the warning of a T2-weighted image in place of a T1-weighted one."""
+    return f"there is no T1-weighted image that can be used; {image.name} is used in place."
+
+
 @dataclass(frozen=True, eq=False)
 class Session:
     """One visit.

@@ -28,14 +28,11 @@ from dmri_fm_workflows.bids.fields import (
 )
 from dmri_fm_workflows.bids.head_pose import has_same_pose, pose_difference
 from dmri_fm_workflows.bids.names import SCAN_ENTITIES
+from dmri_fm_workflows.bids.reading import Merging
 from dmri_fm_workflows.bids.records import DwiRun, DwiSeries, EpiImage, UnusedImage
 
 #: Entities that a series is merged over; with a MultipartID also `acquisition`.
 MERGED_OVER = ("direction", "run")
-
-
-#: Which runs of a scan are merged: all of them, those of one phase encoding, or none.
-MERGING = ("all", "phase encoding", "none")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +85,7 @@ class GroupedRuns:
     warnings: tuple[str, ...]
 
 
-def group_runs(images: SessionImages, *, root: Path, merging: str = "all") -> GroupedRuns:
+def group_runs(images: SessionImages, *, root: Path, merging: Merging = "all") -> GroupedRuns:
     """Group the runs of one session into series, and choose the images that correct distortion.
 
     Runs with one `MultipartID` are one series, or runs with the same entities but `direction` and
@@ -102,7 +99,7 @@ def group_runs(images: SessionImages, *, root: Path, merging: str = "all") -> Gr
     root
         Folder of the dataset, to which `bids::` links are relative.
     merging
-        One of :data:`MERGING`. Runs of a scan that are kept apart may correct one another.
+        Which runs of a scan are merged. Those that are kept apart may correct one another.
     """
     groups = _gather(images.runs, merging)
     fieldmaps = list_fieldmaps(images.gradient_echo)
@@ -120,7 +117,7 @@ def group_runs(images: SessionImages, *, root: Path, merging: str = "all") -> Gr
         others = [run for g in weighted if g is not runs for run in g]
         choice = choose_images(
             runs,
-            candidates=_list_candidates(images, runs, spare, others),
+            candidates=_list_candidates(images, runs, spare, others, merging),
             fieldmaps=fieldmaps,
             others=others,
             root=root,
@@ -166,7 +163,7 @@ def _make_series(
     )
 
 
-def _gather(runs: Sequence[DwiRun], merging: str) -> list[tuple[DwiRun, ...]]:
+def _gather(runs: Sequence[DwiRun], merging: Merging) -> list[tuple[DwiRun, ...]]:
     """Group runs that belong to one scan and lie on one grid in one head pose."""
     if merging == "none":
         return [(run,) for run in sorted(runs, key=lambda run: run.path.name)]
@@ -175,13 +172,19 @@ def _gather(runs: Sequence[DwiRun], merging: str) -> list[tuple[DwiRun, ...]]:
     for run in sorted(runs, key=lambda run: run.path.name):
         for group in groups:
             first = group[0]
-            is_apart = of_encoding and first.phase_encoding != run.phase_encoding
+            is_apart = of_encoding and _distortion(first) != _distortion(run)
             if _is_of_one_scan(first, run) and not is_apart:
                 group.append(run)
                 break
         else:
             groups.append([run])
     return [tuple(group) for group in groups]
+
+
+def _distortion(run: DwiRun) -> tuple[str | None, float | None]:
+    """Return what makes the distortion of a run: direction and readout time, to 10 us."""
+    readout_s = run.readout_time_s
+    return run.phase_encoding, None if readout_s is None else round(readout_s, 5)
 
 
 def _is_of_one_scan(one: DwiRun, other: DwiRun) -> bool:
@@ -194,13 +197,15 @@ def _list_candidates(
     runs: Sequence[DwiRun],
     spare: Sequence[EpiImage],
     others: Sequence[DwiRun],
+    merging: Merging,
 ) -> list[Candidate]:
     """Return what may correct a series, given spare b=0 images and the runs of other series."""
+    is_parted = merging != "all"
     return [
         *(Candidate(image, "epi") for image in images.epis),
         *(Candidate(image, "b0") for image in spare),
         *(
-            Candidate(image, "scan" if _is_of_one_scan(runs[0], image) else "dwi")
+            Candidate(image, "scan" if is_parted and _is_of_one_scan(runs[0], image) else "dwi")
             for image in others
         ),
         *(Candidate(image, "sbref") for image in images.sbrefs),

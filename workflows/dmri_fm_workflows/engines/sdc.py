@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _VARIATIONAL = (
     "Distortion by magnetic susceptibility was estimated from images of opposite phase encoding "
-    "by a variational method [@ruthotto2012]"
+    "by a variational method after [@ruthotto2012], with a penalty of the field's Laplacian"
 )
 
 _FIELDMAP = (

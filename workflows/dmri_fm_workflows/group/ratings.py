@@ -113,7 +113,8 @@ def read_ratings(paths: Sequence[str | Path]) -> Ratings:
     paths
         Tables with the columns `scan_id` and `rating`, and `comment`, `rater` and `rated` (time,
         ISO 8601) where these are known. Of several ratings of one scan by one rater the latest
-        counts; the last one, where no time says which that is.
+        counts; the last one, where no time says which that is. Raters without a name are told
+        apart by their files.
 
     Raises
     ------
@@ -124,7 +125,8 @@ def read_ratings(paths: Sequence[str | Path]) -> Ratings:
     for path in map(Path, paths):
         for number, row in enumerate(read_table(path), start=2):
             scan, found = _read_row(row, path, number)
-            key = (scan, found.rater)
+            # Two who left their names out are two raters, as far as their files tell.
+            key = (scan, str(path) if found.rater == MISSING else found.rater)
             times = [r.rated for r in (latest.get(key), found) if r and r.rated != MISSING]
             if key not in latest or len(times) < 2 or times[1] >= times[0]:
                 latest[key] = found

@@ -89,7 +89,7 @@ ENTRIES = {
     "MaskMethod": "Brain mask",
     "MaskFile": "file of that mask",
     "T1wMaskFile": "Brain mask of the T1w image, given by the user",
-    LESION_KEY: "Mask of lesions, left out of the registration to the template",
+    LESION_KEY: "Mask of lesions",
     CONTRAST_KEY: "Contrast of the anatomical image",
     "CoregistrationMethod": "Registration to the anatomical image",
     "NormalisationMethod": "Registration to the template",

@@ -126,7 +126,8 @@ class _Gathering:
             return
         brain = mask.data > 0
         low, high = _bounds_mm(mask)
-        for of, title in (("dwiref", "b=0 reference"), ("t1w", "T1w image")):
+        shown = (("dwiref", "b=0 reference"), ("t1w", "T1w image"), ("t2w", "T2w image"))
+        for of, title in shown:
             if (image := self._open(of)) is not None:
                 yield _grey(_crop(image, low, high), title)
         if (tensor := self._open("diffusivity", model="tensor")) is not None:
@@ -153,8 +154,8 @@ class _Gathering:
         return self.output_dir / output_path(self._entities(of), of, model=model, space=SPACE)
 
     def _entities(self, of: str) -> dict[str, str]:
-        """Return the entities of an output: a T1w image has those of its session."""
-        kept = ("subject", "session") if of == "t1w" else tuple(self.entities)
+        """Return the entities of an output: an anatomical image has those of its session."""
+        kept = ("subject", "session") if of in ("t1w", "t2w") else tuple(self.entities)
         return {k: v for k, v in self.entities.items() if k in kept}
 
     def _open(self, of: str, *, model: str | None = None) -> Image3D | None:
