@@ -13,6 +13,7 @@ from dmri_fm.errors import DmriError, ImageError, LayoutError
 from dmri_fm.series import save_image
 from dmri_fm_workflows.bids import Dataset, Participant, Session
 from dmri_fm_workflows.bids.given_anatomy import take_anatomy
+from dmri_fm_workflows.bids.records import describe_t2w
 from tests.dmri_fm_workflows.given_anatomies import MNI, SHIFT, write_anatomy, write_transforms
 
 #: The image as acquired, of which only the name is looked at here.
@@ -65,6 +66,20 @@ def test_image_and_mask_are_taken_in_the_frame_of_their_pipeline(
     assert prepared.acquired == ACQUIRED
     assert prepared.files == (image, prepared.mask, ACQUIRED)
     assert session.warnings == ()
+
+
+def test_raw_t2w_image_and_its_lesions_are_left_where_a_t1w_image_is_given(tmp_path: Path) -> None:
+    """Nothing registers them to the prepared image: its transforms are not theirs."""
+    image = write_anatomy(tmp_path)
+    t2w = ACQUIRED.with_name("sub-01_T2w.nii.gz")
+    lesions = ACQUIRED.with_name("sub-01_label-lesion_roi.nii.gz")
+    raw = Session(None, (t2w,), (), (describe_t2w(t2w), "another"), lesion_mask=lesions)
+    found = take_anatomy(Dataset(Path("/data"), "Test", (Participant("01", (raw,)),)), tmp_path)
+    (session,) = found.participants[0].sessions
+    assert (session.t1w, session.lesion_mask) == ((image,), None)
+    assert "another" in session.warnings
+    assert describe_t2w(t2w) not in session.warnings
+    assert any(lesions.name in w and "not used" in w for w in session.warnings)
 
 
 def test_what_the_sidecar_warns_of_is_passed_on(tmp_path: Path) -> None:
