@@ -46,7 +46,8 @@
       var image = await niivue.NVImage.loadFromBase64({ base64: volume.content, name: "volume" + number + ".nii.gz" });
       if (volume.colours) {
         image.colormap = volume.colours;
-        image.cal_min = volume.low;
+        // Half a step below the lowest value: one that rounding lowers would be transparent.
+        image.cal_min = volume.is_background ? volume.low : volume.low - (volume.high - volume.low) / 508;
         image.cal_max = volume.high;
       }
       image.colorbarVisible = Boolean(volume.colours) && !volume.is_background;
