@@ -296,7 +296,7 @@ def test_sidecars_say_what_the_plan_said(umr: AppRun, data_dir: Path) -> None:
 
 def test_report_shows_its_figures_and_warnings_first(umr: AppRun) -> None:
     page = (umr.out_dir / "sub-umr.html").read_text(encoding="utf-8")
-    assert page.index("NOT corrected") < page.index("Brain mask of the T1w image")
+    assert page.index("NOT corrected") < page.index("Brain mask of the anatomical image")
     figures = list((umr.out_dir / "sub-umr" / "figures").glob("*.svg"))
     assert len(figures) >= 20
     for figure in figures:
