@@ -26,16 +26,12 @@ from dmri_fm.preprocess.mask import brain_mask
 from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion, rotate_bvecs
 from dmri_fm.preprocess.pose import pose_matrix, pose_rotation, pose_tangent
 from dmri_fm.series import Dwi
+from dmri_fm_lab.evaluate.distorted import differences_mm
 
 
 def error(xfms: np.ndarray, truth: np.ndarray, points: np.ndarray, weighted: np.ndarray) -> str:
     """Say how far two sets of transforms are apart over the brain."""
-    apart = np.stack(
-        [
-            apply_affine(a, points) - apply_affine(b, points)
-            for a, b in zip(xfms, truth, strict=True)
-        ]
-    )
+    apart = differences_mm(xfms, truth, points)
     from_b0 = np.linalg.norm(apart, axis=2).mean()
     among = apart[weighted] - apart[weighted].mean(axis=0)
     return f"{from_b0:.2f} mm, {np.linalg.norm(among, axis=2).mean():.2f} mm among the weighted"

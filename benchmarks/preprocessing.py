@@ -25,14 +25,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import ants
 import numpy as np
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
@@ -41,15 +39,21 @@ from scipy.linalg import polar
 from dmri_fm.distortion import DistortionField
 from dmri_fm.normalise.grid import Grid, affine_map
 from dmri_fm.normalise.series import normalise_series
-from dmri_fm.preprocess.alignment import align, one_itk_thread
+from dmri_fm.preprocess.alignment import align
+from dmri_fm.preprocess.anatomical_field import register_along
 from dmri_fm.preprocess.denoise import denoise
 from dmri_fm.preprocess.mask import brain_mask
-from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion, no_motion
+from dmri_fm.preprocess.motion import MotionEstimate, estimate_motion, no_motion, rotate_bvecs
 from dmri_fm.preprocess.slice_replacement import replace_slices
 from dmri_fm.preprocess.susceptibility import B0Image, estimate_pair_field, mean_b0_image
-from dmri_fm.series import Dwi, load_image, read_array
+from dmri_fm.series import Dwi
 from dmri_fm.tensor import fit_tensor
-from dmri_fm_lab.evaluate.distorted import Conditions, DistortedScan, simulate_distorted
+from dmri_fm_lab.evaluate.distorted import (
+    Conditions,
+    DistortedScan,
+    differences_mm,
+    simulate_distorted,
+)
 from dmri_fm_lab.markdown_tables import Column, markdown, table_cells
 
 SCANS = {
@@ -88,8 +92,7 @@ def leave(scan: DistortedScan, dwi: Dwi) -> Correction:
 
 
 def know(scan: DistortedScan, dwi: Dwi) -> Correction:
-    known = replace(no_motion(len(dwi.gtab), dwi.shape[2]), xfms=scan.xfms)
-    return Correction(dwi, scan.field, known)
+    return Correction(dwi, scan.field, scan.motion)
 
 
 def correct_builtin(scan: DistortedScan, dwi: Dwi) -> Correction:
@@ -128,28 +131,14 @@ def correct_by_ants(scan: DistortedScan, dwi: Dwi) -> Correction:
     return Correction(dwi, field, replace(no_motion(len(gtab), dwi.shape[2]), xfms=xfms))
 
 
-@one_itk_thread()
 def halve_displacement(up: B0Image, down: B0Image) -> DistortionField:
     """Return the field by which SyN along phase encoding lays two b=0 images on one another."""
     axis, sign = up.encoding.axis_and_sign()
-    spacing = [float(s) for s in np.linalg.norm(up.affine[:3, :3], axis=0)]
-    images = [ants.from_numpy(b0.data / b0.data.mean(), spacing=spacing) for b0 in (up, down)]
-    with tempfile.TemporaryDirectory() as folder:
-        found = ants.registration(
-            *images,
-            type_of_transform="SyNOnly",
-            initial_transform="identity",
-            outprefix=str(Path(folder) / "pair"),
-            syn_metric="CC",
-            syn_sampling=2,
-            reg_iterations=(100, 100, 50),
-            restrict_transformation=tuple(int(a == axis) for a in range(3)),
-            random_seed=0,
-        )
-        path = next(p for p in found["fwdtransforms"] if p.endswith("Warp.nii.gz"))
-        warp = read_array(load_image(path), path=path).squeeze()[..., axis]
+    sizes = np.linalg.norm(up.affine[:3, :3], axis=0)
+    images = (b0.data / b0.data.mean() for b0 in (up, down))
+    shift_mm = register_along(*images, sizes, axis, metric=("CC", 2))
     # From the up image to the down image: the field displaces twice, with opposite signs.
-    hz = -warp / np.float32(2 * spacing[axis] * sign * up.encoding.readout_s)
+    hz = -shift_mm / np.float32(2 * sizes[axis] * sign * up.encoding.readout_s)
     return DistortionField(hz, up.affine)
 
 
@@ -186,27 +175,22 @@ def score(scan: DistortedScan, found: Correction) -> dict[str, float]:
     keep = [*np.flatnonzero(scan.dwi.gtab.is_b0), *shell.index]
     maps = fit_tensor(corrected.select(keep).with_mask(brain), shell="all")
     white = scan.is_white & brain
-    apart = _differ(xfms[weighted], scan.xfms[weighted], points)
-    stretched = _differ(_stretch(xfms[weighted]), _stretch(scan.xfms[weighted]), points)
+    ours, truth = xfms[weighted], scan.xfms[weighted]
+    apart = differences_mm(ours, truth, points)
+    stretched = differences_mm(_stretch(ours), _stretch(truth), points)
+    bvecs = (
+        gtab.bvecs_ras[weighted] for gtab in (corrected.gtab, rotate_bvecs(dwi.gtab, scan.motion))
+    )
+    cosine = np.clip(np.abs(np.multiply(*bvecs).sum(axis=1)), 0, 1)
     return {
         "field": float(np.abs(off - np.median(off)).mean()),
         "position": float(np.linalg.norm(apart, axis=2).mean()),
         "among": float(np.linalg.norm(apart - apart.mean(axis=0), axis=2).mean()),
         "eddy": float(np.linalg.norm(stretched, axis=2).mean()),
-        "bvec": _bvec_error(
-            xfms[weighted], scan.xfms[weighted], scan.dwi.gtab.bvecs_ras[weighted]
-        ),
+        "bvec": float(np.rad2deg(np.arccos(cosine)).mean()),
         "fa": float(np.abs(maps.fa - scan.fa)[white].mean()),
         "md": float(np.abs(maps.md - scan.md)[white].mean()),
     }
-
-
-def _differ(
-    ours: NDArray[np.float64], truth: NDArray[np.float64], points: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return how far apart two sets of transforms take points, mm: (N, points, 3)."""
-    pairs = zip(ours, truth, strict=True)
-    return np.stack([apply_affine(a, points) - apply_affine(b, points) for a, b in pairs])
 
 
 def _stretch(xfms: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -214,18 +198,6 @@ def _stretch(xfms: NDArray[np.float64]) -> NDArray[np.float64]:
     out = np.tile(np.eye(4), (len(xfms), 1, 1))
     out[:, :3, :3] = [polar(x[:3, :3])[1] for x in xfms]
     return out
-
-
-def _bvec_error(
-    ours: NDArray[np.float64], truth: NDArray[np.float64], bvecs: NDArray[np.float64]
-) -> float:
-    """Return the mean angle between b-vectors turned back by two sets of transforms, degrees."""
-    turned = [
-        [polar(x[:3, :3])[0].T @ g for x, g in zip(xfms, bvecs, strict=True)]
-        for xfms in (ours, truth)
-    ]
-    cosine = np.clip(np.abs((np.array(turned[0]) * turned[1]).sum(axis=1)), 0, 1)
-    return float(np.rad2deg(np.arccos(cosine)).mean())
 
 
 def main() -> None:

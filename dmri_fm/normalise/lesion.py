@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dmri_fm.errors import ImageError
-from dmri_fm.series import load_image, read_array, require_grid
+from dmri_fm.preprocess.mask_shape import describe_levels, read_drawn_mask
 
 
 def read_lesion_mask(
@@ -30,22 +30,11 @@ def read_lesion_mask(
     ImageError
         If it is damaged, on another grid, empty or everywhere, or holds other values than 0 and 1.
     """
-    opened = load_image(path, ndim=3)
-    name = Path(image).name
-    require_grid(
-        opened,
-        shape=tuple(shape),
-        affine=affine,
-        path=path,
-        noun="lesion mask",
-        expected=f"the grid of {name}, {tuple(shape)}: the mask is that of this image",
-        advice=f"draw the mask on {name}, or resample it there by nearest neighbour",
-    )
-    levels = np.unique(values := read_array(opened, path=path))
+    values = read_drawn_mask(path, image, shape=shape, affine=affine, noun="lesion mask")
+    levels = np.unique(values)
     if not np.array_equal(levels, [0, 1]):
-        shown = ", ".join(f"{v:g}" for v in levels[:4])
         raise ImageError(
-            f"holds {levels.size} different values ({shown}{' ...' if levels.size > 4 else ''})",
+            f"holds {describe_levels(levels)}",
             path=path,
             expected="two values, 0 outside lesions and 1 inside",
             advice="binarise it; take the file of a head without lesions away",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -122,7 +123,7 @@ def estimate_anatomical_field(
     )
     inside = share > 0.5
     reversed_contrast = (1 - _scaled(t1w, inside, "T1w")) * inside
-    shift_mm = _register(reversed_contrast, _scaled(b0.data, brain, "b=0"), sizes, axis)
+    shift_mm = register_along(reversed_contrast, _scaled(b0.data, brain, "b=0"), sizes, axis)
     hz = shift_mm / np.float32(sizes[axis] * sign * b0.encoding.readout_s)
     field = DistortionField(hz, b0.affine)
     corrected = correct_image(b0.data, b0.affine, field=field, encoding=b0.encoding)
@@ -151,16 +152,22 @@ def _scaled(
 
 
 @one_itk_thread()
-def _register(
-    fixed: NDArray[np.float32], moving: NDArray[np.float32], sizes: NDArray[np.float64], axis: int
+def register_along(
+    fixed: NDArray[np.float32],
+    moving: NDArray[np.float32],
+    sizes: ArrayLike,
+    axis: int,
+    *,
+    metric: tuple[Literal["mattes", "CC"], int] = ("mattes", N_BINS),
 ) -> NDArray[np.float32]:
     """Return where, along a voxel axis, the moving image shows the voxels of the fixed one, mm.
 
-    The images are given to ANTs without their pose, so that its axes are the voxel axes.
+    The images, (X, Y, Z) with voxels of `sizes` mm, are given to ANTs without their pose, so that
+    its axes are the voxel axes. The metric has its number of bins (mattes) or its radius (CC).
     """
     import ants
 
-    spacing = [float(s) for s in sizes]
+    spacing = [float(s) for s in np.asarray(sizes)]
     images = [ants.from_numpy(image, spacing=spacing) for image in (fixed, moving)]
     with tempfile.TemporaryDirectory() as folder:
         result = ants.registration(
@@ -168,8 +175,8 @@ def _register(
             type_of_transform="SyNOnly",
             initial_transform="identity",
             outprefix=str(Path(folder) / "along"),
-            syn_metric="mattes",
-            syn_sampling=N_BINS,
+            syn_metric=metric[0],
+            syn_sampling=metric[1],
             reg_iterations=ITERATIONS,
             grad_step=0.1,
             flow_sigma=UPDATE_SMOOTHING,

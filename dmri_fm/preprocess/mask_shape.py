@@ -7,13 +7,14 @@ brain that is cut by the field of view is not thin there.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import binary_fill_holes, distance_transform_edt, label
 
-from dmri_fm.series import load_image, require_grid
+from dmri_fm.series import load_image, read_array, require_grid
 
 #: Field of view along the body below which a scan counts as a slab, mm.
 WHOLE_HEAD_MM = 110.0
@@ -64,6 +65,42 @@ def load_given_mask(
         "masked anew then",
     )
     return mask
+
+
+def read_drawn_mask(
+    path: str | Path, image: str | Path, *, shape: tuple[int, ...], affine: ArrayLike, noun: str
+) -> NDArray[Any]:
+    """Read the voxels of a mask that the user drew on an image (its path, shape and affine).
+
+    Raises
+    ------
+    ImageError
+        If it is damaged, or on another grid.
+    """
+    mask = load_image(path, ndim=3)
+    name = Path(image).name
+    require_grid(
+        mask,
+        shape=tuple(shape),
+        affine=affine,
+        path=path,
+        noun=noun,
+        expected=f"the grid of {name}, {tuple(shape)}: the mask is that of this image",
+        advice=f"draw the mask on {name}, or resample it there by nearest neighbour",
+    )
+    return read_array(mask, path=path)
+
+
+def describe_levels(levels: NDArray[Any]) -> str:
+    """Say which values an image holds, of which a mask has two.
+
+    Examples
+    --------
+    >>> describe_levels(np.array([0, 1, 2, 3, 4.5]))
+    '5 different values (0, 1, 2, 3 ...)'
+    """
+    shown = ", ".join(f"{v:g}" for v in levels[:4])
+    return f"{levels.size} different values ({shown}{' ...' if levels.size > 4 else ''})"
 
 
 def thick_part(

@@ -10,8 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from dmri_fm.distortion import DistortionField, PhaseEncoding, sample_distorted
 from dmri_fm.errors import ImageError
 from dmri_fm.preprocess.mask import MASK_ADVICE, PLAUSIBLE_ML
-from dmri_fm.preprocess.mask_shape import is_slab, volume_ml
-from dmri_fm.series import load_image, read_array, require_grid
+from dmri_fm.preprocess.mask_shape import (
+    describe_levels,
+    is_slab,
+    read_drawn_mask,
+    volume_ml,
+)
 
 #: Entry `MaskMethod` of the sidecar.
 USER_MASK = "given by the user"
@@ -32,30 +36,19 @@ def read_user_mask(
     ImageError
         If it is damaged, on another grid, empty or everywhere, or holds more than two values.
     """
-    opened = load_image(path, ndim=3)
-    name = Path(image).name
-    require_grid(
-        opened,
-        shape=tuple(shape),
-        affine=affine,
-        path=path,
-        noun="brain mask",
-        expected=f"the grid of {name}, {tuple(shape)}: the mask is that of this image",
-        advice=f"draw the mask on {name}, or resample it there by nearest neighbour",
-    )
-    values = read_array(opened, path=path)
+    values = read_drawn_mask(path, image, shape=shape, affine=affine, noun="brain mask")
     levels = np.unique(values)
     if levels.size == 1:
         raise ImageError(
             f"every voxel is {levels[0]:g}",
             path=path,
             expected="0 outside the brain, 1 inside",
-            advice=f"draw it again, or take it away: the app masks the brain of {name} then",
+            advice="draw it again, or take it away: the app masks the brain of "
+            f"{Path(image).name} then",
         )
     if levels.size > 2 or levels[0] != 0:
-        shown = ", ".join(f"{v:g}" for v in levels[:4])
         raise ImageError(
-            f"{levels.size} different values ({shown}{' ...' if levels.size > 4 else ''})",
+            describe_levels(levels),
             path=path,
             expected="two values, 0 outside the brain and 1 inside",
             advice="binarise it: an image of the brain, labels or probabilities are no mask",

@@ -171,7 +171,7 @@ def find_templates(spaces: Iterable[str], cache: Path) -> tuple[TemplateFiles, .
 def _find(name: str, resolution: str, cache: Path) -> TemplateFiles:
     folder = cache / f"tpl-{name}"
     images = _list_images(folder, name)
-    # The head comes before the brain alone; the usual grid before others, the finest of these.
+    # The head comes before the brain alone; the usual grid before others, then the lowest label.
     wanted = [resolution] if resolution else sorted({r for r, *_ in images}, key=_preference)
     for res in wanted:
         for desc in ("", "brain"):

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 
 from dmri_fm.distortion import DistortionField, PhaseEncoding
 from dmri_fm.gradients import GradientTable
+from dmri_fm.preprocess.motion import MotionEstimate, no_motion
 from dmri_fm.preprocess.susceptibility import B0Image
 from dmri_fm.series import Dwi
 from dmri_fm.tensor_maps import TensorMaps
@@ -96,6 +97,11 @@ class DistortedScan:
         """Phase encoding of every volume."""
         return [self.pair[0].encoding] * len(self.dwi.gtab)
 
+    @property
+    def motion(self) -> MotionEstimate:
+        """The true transforms, as an estimate without parameters."""
+        return replace(no_motion(len(self.dwi.gtab), self.dwi.shape[2]), xfms=self.xfms)
+
 
 def simulate_distorted(conditions: Conditions, *, seed: int) -> DistortedScan:
     """Scan a head as :func:`dmri_fm_lab.simulate.simulate_dataset` does, under other conditions.
@@ -161,6 +167,14 @@ def simulate_distorted(conditions: Conditions, *, seed: int) -> DistortedScan:
         scalars.md,
         is_white,
     )
+
+
+def differences_mm(
+    one: NDArray[np.float64], other: NDArray[np.float64], points: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return how far apart two sets of transforms (N, 4, 4) take points (P, 3): (N, P, 3), mm."""
+    pairs = zip(one, other, strict=True)
+    return np.stack([apply_affine(a, points) - apply_affine(b, points) for a, b in pairs])
 
 
 def _quarter_turn() -> NDArray[np.float64]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from nibabel.orientations import aff2axcodes
 
 from dmri_fm.normalise.grid import Grid, affine_map
 from dmri_fm.normalise.series import normalise_series
-from dmri_fm.preprocess.motion import no_motion
 from dmri_fm.tensor import fit_tensor
 from dmri_fm_lab.evaluate.distorted import Conditions, DistortedScan, simulate_distorted
 
@@ -18,12 +15,11 @@ from dmri_fm_lab.evaluate.distorted import Conditions, DistortedScan, simulate_d
 def fa_error(scan: DistortedScan, *, is_corrected: bool) -> float:
     """Return the mean absolute error of FA in white matter."""
     dwi = scan.dwi
-    motion = no_motion(len(dwi.gtab), dwi.shape[2])
     corrected = normalise_series(
         dwi,
         Grid(dwi.shape[:3], dwi.affine),
         target2dwiref=affine_map(np.eye(4)),
-        motion=replace(motion, xfms=scan.xfms) if is_corrected else motion,
+        motion=scan.motion if is_corrected else None,
         encodings=scan.encodings,
         field_hz=scan.field.hz if is_corrected else None,
     )

@@ -149,7 +149,7 @@ def test_head_of_another_contrast_finds_the_template(tmp_path: Path, axes: str) 
     points = template.grid.points()[template.brain_mask.ravel()][::997]
     found = compose(read_point_map(mni.to_mni_file), read_point_map(acpc.to_acpc_file))(points)
     expected = affine_map(np.linalg.inv(POSE))(points)
-    # Half a voxel of 4 mm; without `sloppy` it is a tenth of a millimetre.
+    # Half a voxel of 4 mm.
     assert np.linalg.norm(found - expected, axis=1).mean() < 2
 
 

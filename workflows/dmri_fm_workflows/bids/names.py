@@ -140,7 +140,7 @@ def own_file(image: Path, extension: str) -> Path:
     return image.with_name(image.name.partition(".")[0] + extension)
 
 
-def contrast_of(path: Path) -> str:
+def contrast_of(path: Path | None) -> str:
     """Return `T2w` for an anatomical image of that name, else `T1w`: filters allow others.
 
     Examples
@@ -148,7 +148,7 @@ def contrast_of(path: Path) -> str:
     >>> contrast_of(Path("sub-01_T2w.nii.gz")), contrast_of(Path("sub-01_UNIT1.nii.gz"))
     ('T2w', 'T1w')
     """
-    return "T2w" if split_name(path)[1] == "T2w" else "T1w"
+    return "T2w" if path is not None and split_name(path)[1] == "T2w" else "T1w"
 
 
 def session_of(path: PurePath) -> str:

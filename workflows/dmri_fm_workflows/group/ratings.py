@@ -50,7 +50,7 @@ class Ratings:
     def add_to(self, quality: pd.DataFrame) -> pd.DataFrame:
         """Return a table of image quality with :data:`RATING_COLUMNS` behind those of the scan.
 
-        Without any rating it stays as it is.
+        Without any rating the table is returned unchanged.
         """
         if not self.of_scan or SCAN_ID not in quality:
             return quality

@@ -181,7 +181,7 @@ class DerivativesDataSink(PrepareDerivative):
             for file, target, name in zip(files, targets, names, strict=True):
                 step = meta.get("RepetitionTime", 0.0) if name.type.suffix == "dwi" else None
                 publish_file(_conformed(file, name, staging, time_step_s=step), target)
-            # Last, as it is by their sidecars that outputs are found.
+            # Last: outputs are found by their sidecars.
             self._publish_sidecar(meta, names[0], targets[0], files[0])
         except OutputError:
             # An image without its b-vectors, or without its sidecar, is no output.

@@ -137,7 +137,7 @@ class SeriesPlan(ModelPlan):
     @property
     def contrast(self) -> str:
         """Contrast of that image: `T1w`, or `T2w` where there is no other."""
-        return "T1w" if self.t1w is None else contrast_of(self.t1w)
+        return contrast_of(self.t1w)
 
     @property
     def is_masked_by_t1w(self) -> bool:

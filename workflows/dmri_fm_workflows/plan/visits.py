@@ -69,7 +69,7 @@ class SessionPlan:
     @property
     def contrast(self) -> str:
         """Contrast of the anatomical image: `T1w`, or `T2w` where there is no other."""
-        return "T1w" if self.t1w is None else contrast_of(self.t1w)
+        return contrast_of(self.t1w)
 
     @property
     def lesion_masking(self) -> dict[str, str]:
