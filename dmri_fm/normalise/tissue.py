@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -116,15 +119,16 @@ def segment_tissue(
         )
     to_image = [to_ants_image(priors[..., k], brain.affine) for k in range(len(TISSUES))]
     try:
-        found: dict[str, Any] = ants.atropos(
-            a=to_ants_image(brain.data, brain.affine),
-            x=to_ants_image(inside.astype(np.float32), brain.affine),
-            i=to_image,
-            m=f"[{NEIGHBOUR_WEIGHT:g},1x1x1]",
-            c=f"[{1 if is_coarse else N_ITERATIONS},0]",
-            priorweight=PRIOR_WEIGHT,
-            r=0,  # no random seed from the clock
-        )
+        with _temporary_folder():
+            found: dict[str, Any] = ants.atropos(
+                a=to_ants_image(brain.data, brain.affine),
+                x=to_ants_image(inside.astype(np.float32), brain.affine),
+                i=to_image,
+                m=f"[{NEIGHBOUR_WEIGHT:g},1x1x1]",
+                c=f"[{1 if is_coarse else N_ITERATIONS},0]",
+                priorweight=PRIOR_WEIGHT,
+                r=0,  # no random seed from the clock
+            )
     except Exception as error:  # antspyx has no class of its own
         raise ImageError(
             f"Atropos could not segment the brain ({error})",
@@ -137,3 +141,15 @@ def segment_tissue(
         np.asarray(labels * inside, dtype=np.uint8),
         np.asarray(probabilities * inside[..., None], dtype=np.float32),
     )
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[None]:
+    """Keep temporary files in a folder that is removed: `ants.atropos` leaves its maps behind."""
+    given = tempfile.tempdir
+    with tempfile.TemporaryDirectory(prefix="atropos-") as folder:
+        tempfile.tempdir = folder
+        try:
+            yield
+        finally:
+            tempfile.tempdir = given

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -44,8 +46,11 @@ def test_priors_follow_the_transform_and_sum_to_one() -> None:
     assert brain.data.shape == priors.shape[:3]
 
 
-def test_tissue_is_that_of_the_image_where_the_priors_are_off() -> None:
+def test_tissue_is_that_of_the_image_where_the_priors_are_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Priors that lie 6 mm off do not keep the tissue from following the image."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     brain, mask, truth = make_brain()
     priors = warp_priors(load_template(2), mask, image2template=affine_map(np.eye(4)))
     found = segment_tissue(brain, mask, priors)
@@ -67,6 +72,7 @@ def test_tissue_is_that_of_the_image_where_the_priors_are_off() -> None:
     assert np.mean(hardest[inside] == found.labels[inside]) > 0.97
     again = segment_tissue(brain, mask, priors)
     np.testing.assert_array_equal(again.probabilities, found.probabilities)
+    assert not list(tmp_path.iterdir())  # Atropos leaves no maps of a participant behind
 
 
 def test_a_brain_without_contrast_is_refused() -> None:
