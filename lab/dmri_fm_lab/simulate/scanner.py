@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import affine_transform
 from scipy.spatial.transform import Rotation
 
 from dmri_fm.gradients import GradientTable
@@ -90,48 +91,104 @@ def acquire(
 ) -> NDArray[np.float32]:
     """Acquire a series: magnitudes (X, Y, Z, N), float32, scanner units.
 
-    `gtab` is RAS+, `xfms` (N, 4, 4) as :func:`draw_motion` returns them.
+    `gtab` is RAS+, `xfms` (N, 4, 4) as :func:`draw_motion` returns them: the head, its fibres and
+    its field move, gradients and phase encoding do not.
+
+    Notes
+    -----
+    trxscan has movements of its own, but rounds them for tissue to points of its grid and takes
+    the rest to streamlines with the opposite sign (0.3.0). So a moving head is scanned twice: at
+    rest without artefacts, by the gradients that it meets; then each of these images, moved by
+    splines of fifth order, with all artefacts.
     """
-    simulation = simulate(subject, gtab, acquisition, xfms=xfms)
-    data: NDArray[np.float32] = np.asarray(simulation.magnitude.dataobj, dtype=np.float32)
+    if xfms is None:
+        return _magnitude(simulate(subject, gtab, acquisition))
+    met = gtab.rotated([xfm[:3, :3].T for xfm in xfms])
+    still = Acquisition(echo_ms=acquisition.echo_ms, is_distorted=False)
+    images = _magnitude(simulate(subject, met, still))
+    artefacts = _artefacts(acquisition, relaxation=False)
+    played = _protocol(subject, acquisition)
+    # The signal of the second scan is that of the image: one compartment, which does not diffuse.
+    played = played.replace(tissue_s0=(0.0, 0.0, 1.0), tissue=played.tissue.replace(d_csf=0.0))
+    seeds = np.random.default_rng(acquisition.seed).integers(2**31, size=len(gtab))
+    data = np.empty_like(images)
+    for n, xfm in enumerate(xfms):
+        run = _moved(subject, images[..., n], xfm).simulate(
+            (gtab.bvals[n : n + 1], gtab.bvecs_ras[n : n + 1]),
+            played.replace(signal_scale=float(images[..., n].max())),
+            artefacts.replace(seed=int(seeds[n])),
+            clean_b0=False,
+            kspace=False,
+        )
+        data[..., n] = _magnitude(run)[..., 0]
     return data
 
 
-def simulate(
-    subject: Subject,
-    gtab: GradientTable,
-    acquisition: Acquisition,
-    *,
-    xfms: NDArray[np.float64] | None = None,
-    with_peaks: bool = False,
-) -> Any:
-    """Acquire a series, arguments as of :func:`acquire`; return trxscan's simulation."""
+def _magnitude(simulation: Any) -> NDArray[np.float32]:
+    return np.asarray(simulation.magnitude.dataobj, dtype=np.float32)
+
+
+def _moved(subject: Subject, image: NDArray[np.float32], xfm: NDArray[np.float64]) -> Any:
+    """Return an object of trxscan that shows an image of the head, and its field, moved.
+
+    Its signal does not depend on gradients: the share of one compartment is the image over its
+    maximum, the rest is a compartment without signal.
+    """
     import trxscan
 
-    motion = None
-    if xfms is not None:
-        middle = subject.affine @ [*((np.array(subject.shape) - 1) / 2), 1.0]
-        # trxscan turns heads about the middle of the grid.
-        motion = trxscan.Motion.from_affines(xfms, center=tuple(middle[:3]))
-    artefacts = trxscan.Artifacts(
+    fine, shape = subject.phantom.sim_affine, subject.phantom.sim_dims
+    pull = np.linalg.inv(xfm) @ fine
+
+    def resample(
+        data: NDArray[np.float32], affine: NDArray[np.float64], order: int
+    ) -> NDArray[np.float32]:
+        voxels = np.linalg.inv(affine) @ pull
+        moved: NDArray[np.float32] = affine_transform(
+            data, voxels[:3, :3], voxels[:3, 3], output_shape=shape, order=order, mode="nearest"
+        )
+        return moved
+
+    share = resample(image / image.max(), subject.affine, 5).clip(0, 1)
+    field = resample(subject.phantom.sim_fmap.reshape(shape, order="F"), fine, 1)
+    none = trxscan.Fibers(np.empty(0), np.empty((0, 3)), np.empty(0))
+    return trxscan.objects.from_arrays(
+        np.zeros_like(share),
+        1 - share,
+        share,
+        oversample=subject.phantom.oversample,
+        voxel_mm=subject.phantom.voxel_mm,
+        fieldmap=field,
+        affine=subject.affine,
+        fibers=none,
+    )
+
+
+def simulate(
+    subject: Subject, gtab: GradientTable, acquisition: Acquisition, *, with_peaks: bool = False
+) -> Any:
+    """Acquire a series of a head at rest as :func:`acquire` does; return trxscan's simulation."""
+    return subject.phantom.simulate(
+        (gtab.bvals, gtab.bvecs_ras),
+        _protocol(subject, acquisition),
+        _artefacts(acquisition),
+        clean_b0=False,
+        kspace=False,
+        chunk=_SLAB,  # for memory
+        truth_peaks=with_peaks,
+    )
+
+
+def _artefacts(acquisition: Acquisition, *, relaxation: bool = True) -> Any:
+    import trxscan
+
+    return trxscan.Artifacts(
         # Noise is white in k-space: lines that are not sampled bring none.
         noise=acquisition.sigma**2 / acquisition.partial_fourier,
         eddy=acquisition.eddy,
         ghost=acquisition.ghost,
         distortion=acquisition.is_distorted,
-        motion=motion,
+        relaxation=relaxation,
         seed=acquisition.seed,
-    )
-    return subject.phantom.simulate(
-        (gtab.bvals, gtab.bvecs_ras),
-        _protocol(subject, acquisition),
-        artefacts,
-        clean_b0=False,
-        kspace=False,
-        # A head at rest is simulated in slabs, for memory. A moving one would turn about the
-        # middle of each slab.
-        chunk=_SLAB if motion is None else None,
-        truth_peaks=with_peaks,
     )
 
 
@@ -156,8 +213,7 @@ def _protocol(subject: Subject, acquisition: Acquisition) -> Any:
             d_intra=tissue.stick,
             d_extra=(tissue.parallel, tissue.radial, tissue.radial),
             d_gm=tissue.grey,
-            # trxscan would apply it to heads at rest only.
-            gm_restricted_frac=0.0,
+            gm_restricted_frac=0.0,  # grey matter of one diffusivity
             d_csf=tissue.csf,
             t2_fiber=white,
             t2_gm=grey,

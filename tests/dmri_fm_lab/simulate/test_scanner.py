@@ -77,16 +77,16 @@ def test_noise_has_the_stated_deviation(subject: Subject, partial_fourier: float
 
 
 def test_head_that_stays_gives_what_a_head_at_rest_gives(subject: Subject) -> None:
-    """The truth is made of heads at rest, the series of moving ones."""
+    """The truth is made of heads at rest; a moving one is scanned twice."""
     gtab = GradientTable([0.0, 1000.0, 2000.0], [[0, 0, 0], [1, 0, 0], [0, 0.6, 0.8]])
     clean = Acquisition(is_distorted=False)
     rest = acquire(subject, gtab, clean)
     moving = acquire(subject, gtab, clean, xfms=np.stack([np.eye(4)] * 3))
     for part in (subject.fractions.wm, subject.fractions.gm, subject.fractions.csf):
         inside = part > 0.9
-        ratio = moving[inside].mean(axis=0) / rest[inside].mean(axis=0)
-        # Directions of fibres are counted on a sphere of 321 points at rest.
-        np.testing.assert_allclose(ratio, 1.0, atol=0.01)
+        found, expected = (data[inside].mean(axis=0) for data in (moving, rest))
+        # Edges ring twice, which the little signal of fluid at high b shows most.
+        np.testing.assert_allclose(found, expected, rtol=0.015, atol=0.001 * expected[0])
 
 
 def test_head_moves_as_the_transforms_say(subject: Subject) -> None:
@@ -103,6 +103,23 @@ def test_head_moves_as_the_transforms_say(subject: Subject) -> None:
         assert error < 0.4 * np.abs(data[..., n] - data[..., 0]).mean()
         mirrored = move(data[..., 0], subject.affine, np.linalg.inv(xfms[n]))
         assert error < 0.4 * np.abs(data[..., n] - mirrored).mean()
+
+
+@pytest.mark.parametrize("bval", [0.0, 1000.0])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_movements_of_a_part_of_a_voxel_are_not_rounded(
+    subject: Subject, axis: int, bval: float
+) -> None:
+    """Fibres and tissue move together, by as much as the transform says (voxels are 5 mm)."""
+    moved_mm = np.array([0.0, 0.5, 1.5, 3.5])
+    xfms = np.tile(np.eye(4), (len(moved_mm), 1, 1))
+    xfms[:, axis, 3] = moved_mm
+    gtab = GradientTable(np.full(4, bval), np.tile([0.6, 0.0, 0.8] if bval else [0, 0, 0], (4, 1)))
+    data = acquire(subject, gtab, Acquisition(is_distorted=False), xfms=xfms)
+    coordinate = subject.affine[axis, 3] + 5.0 * np.arange(subject.shape[axis])
+    profiles = data.sum(axis=tuple(a for a in range(3) if a != axis))
+    centre = coordinate @ profiles / profiles.sum(axis=0)
+    np.testing.assert_allclose(centre - centre[0], moved_mm, atol=0.3)
 
 
 def test_turning_head_turns_its_fibres(subject: Subject) -> None:
