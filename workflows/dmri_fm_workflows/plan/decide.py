@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from dmri_fm.errors import ConfigError
 from dmri_fm.gradients import GradientTable
 from dmri_fm.identity import ENCODERS, TENSOR_NETWORKS, identity
-from dmri_fm.qspace import find_six
+from dmri_fm.qspace import SixDirections, find_six
 from dmri_fm.shell_resampling import FEWEST_DIRECTIONS, find_shell
 from dmri_fm.tensor_design import describe_widening, determines_tensor, select_shells
 from dmri_fm_workflows.bids import DwiSeries, Participant, Problem, Session
@@ -101,18 +103,12 @@ def plan_series(
     hmc = choose_hmc(series, gtab, engines, config.eddy_config, sdc=sdc)
     ringing = check_unringing(series) if config.unring else None
     warnings += [text for text in (sdc.warning, hmc.warning, ringing) if text is not None]
-    if len(volumes) and wanted and not networks:
-        warnings.append(
-            f"{series.name}: no shell has six directions that determine a tensor: the tensor "
-            "network is left out."
-        )
-    if six is not None and six.problem is not None:
-        warnings.append(f"{series.name}: {six.problem} for a tensor network.")
-    warnings += [
-        f"{series.name}: no shell has {FEWEST_DIRECTIONS} directions that are spread over the "
-        f"sphere: {encoder} is left out."
-        for encoder in sorted(lacking)
-    ]
+    warnings += _explain_left_out(
+        series.name,
+        six,
+        lacks_six=bool(len(volumes) and wanted and not networks),
+        lacking=sorted(lacking),
+    )
     maps = {network: network_maps(network, config.weights) for network in networks}
     for network, types in maps.items():
         warnings += explain_lacking(network, types)
@@ -148,3 +144,22 @@ def plan_series(
         age=session.age,
         warnings=tuple(dict.fromkeys(warnings)),
     )
+
+
+def _explain_left_out(
+    name: str, six: SixDirections | None, *, lacks_six: bool, lacking: Sequence[str]
+) -> list[str]:
+    """Return the warnings about networks and encoders that the directions of a series lack."""
+    texts = []
+    if lacks_six:
+        texts.append(
+            f"{name}: no shell has six directions that determine a tensor: the tensor "
+            "network is left out."
+        )
+    if six is not None and six.problem is not None:
+        texts.append(f"{name}: {six.problem} for a tensor network.")
+    return texts + [
+        f"{name}: no shell has {FEWEST_DIRECTIONS} directions that are spread over the "
+        f"sphere: {encoder} is left out."
+        for encoder in lacking
+    ]
