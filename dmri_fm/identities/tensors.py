@@ -86,8 +86,9 @@ QCG_DTI = ModelIdentity(
     provenance=(
         "Published method: Zheng et al. 2025, written anew from the publication. This software's "
         "own: it starts from the least-squares tensor and is told noise and the inverse design "
-        "matrix, sums images in place of concatenating them, gives intervals, and was trained on "
-        "simulation and real scans of other scanners than the published ones."
+        "matrix, has another q-space coordinate, pools it over a window, scales features by "
+        "1 + alpha, averages images in place of concatenating them, gives intervals, and was "
+        "trained on simulation and real scans of other scanners than the published ones."
     ),
     citations=("zheng2025", "basser1994"),
     methods=(
@@ -118,13 +119,14 @@ QCG_DTI_PAPER = ModelIdentity(
     ),
     provenance=(
         "Published method: Zheng et al. 2025, written anew from the publication; it ships without "
-        "weights."
+        "weights. This software's own: features are scaled by 1 + alpha and pooled over a window, "
+        "residual branches start small, and blocks overlap."
     ),
     citations=("zheng2025",),
     methods=(
-        "The QCG-DTI network [@zheng2025], written anew from the publication, estimated the "
-        "diffusion tensor from the mean b=0 and six directions. Its maps are experimental "
-        "unless their sidecars say primary."
+        "The QCG-DTI network [@zheng2025], written anew from the publication with small "
+        "changes, estimated the diffusion tensor from the mean b=0 and six directions. Its maps "
+        "are experimental unless their sidecars say primary."
     ),
     url="https://doi.org/10.1631/FITEE.2400766",
     fit_method="neural network",

@@ -6,16 +6,16 @@ coordinate (QCF), the images are fused, and a symmetric decoder estimates the si
 Method: Zheng et al. 2025, https://doi.org/10.1631/FITEE.2400766.
 
 Two forms. The published one (:data:`PAPER`; widths worked out from its table of costs) differs
-from the publication where training diverged: the scale of QCF is 1 + alpha, and residual branches
-start small. The default, :data:`DEFAULT`, is smaller and starts from the least-squares tensor
-(`starts_from_fit`):
+from the publication where training of small versions diverged: the scale of QCF is 1 + alpha, and
+residual branches start small. The default, :data:`DEFAULT`, is smaller and starts from the
+least-squares tensor (`starts_from_fit`):
 
 - it corrects the least-squares tensor of the seven images in place of estimating one from nothing;
 - an image comes with its apparent diffusivity and its noise, and the finest level is told the
   least-squares tensor and the deviation that noise gives it;
 - the q-space coordinate is g g^T, b, and the image's column of the inverse design matrix, so that
   QCF knows what the image contributes to each tensor element;
-- images are fused by a sum, so neither order nor sign of the directions matters;
+- images are fused by a mean, so neither order nor sign of the directions matters;
 - it gives half-widths of intervals of FA and MD.
 
 In both, QCF pools over a window around each voxel, not over the block that happens to be computed:
