@@ -110,7 +110,7 @@ class Cohort:
     def complete(self, columns: Sequence[str]) -> Cohort:
         """Return the scans whose participants have a value in each of some columns.
 
-        Raises ConfigError if there is no such column.
+        Raises ConfigError if there is no such column, or no scan has a value in each.
         """
         if unknown := [c for c in columns if c not in self.people]:
             raise ConfigError(
@@ -120,6 +120,17 @@ class Cohort:
         cohort = self
         for column in columns:
             cohort = cohort.keep(cohort.people[column].notna(), f"no value of {column}")
+        if len(self) and not len(cohort):
+            missing = self.people[list(columns)].isna().sum()
+            empty = [c for c in columns if missing[c] == len(self)]
+            lacks = [f"{c} is missing in {missing[c]}" for c in columns if missing[c]]
+            raise ConfigError(
+                f"no value of {listed(empty)} for any of {len(self)} scans"
+                if empty
+                else f"none of {len(self)} scans has all columns: {listed(lacks)}",
+                expected=f"scans with a value of each of {listed(columns)}",
+                advice="fill in the column in the table that holds it, or leave it out",
+            )
         return cohort
 
 

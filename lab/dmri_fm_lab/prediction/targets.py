@@ -30,6 +30,8 @@ def choose_classes(cohort: Cohort, target: str, classes: Sequence[str]) -> Cohor
     for value in sorted(set(cohort.people[target].map(level_text)) - set(classes)):
         is_other = cohort.people[target].map(level_text) == value
         cohort = cohort.keep(~is_other, f"{target} is {value}, not {first} or {second}")
+    if not len(cohort):
+        raise ConfigError(f"{target} is never {first} or {second}", expected="both classes")
     return cohort
 
 

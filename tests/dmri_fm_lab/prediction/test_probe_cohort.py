@@ -215,6 +215,9 @@ def test_participants_of_the_pretraining_are_flagged(
     [
         ({"target": "height"}, "no column height"),
         ({"target": "constant"}, "constant is 1 for all"),
+        ({"target": "empty"}, "no value of empty for any of 90 scans"),
+        ({"target": "age", "covariates": ("empty",)}, "no value of empty for any of 90 scans"),
+        ({"target": "site", "classes": ("y", "z")}, "site is never y or z"),
         ({"target": "site", "classes": ("a", "z")}, "site is a for all of 45 rows"),
         ({"target": "age", "columns": ("fa_*",)}, "no column fa_\\* in the tables"),
         ({"target": "age", "covariates": ("age",)}, "the target age as a baseline"),
@@ -225,8 +228,8 @@ def test_participants_of_the_pretraining_are_flagged(
 def test_requests_that_the_cohort_cannot_meet(
     cohort_files, request_of, tmp_path, change, match
 ) -> None:
-    people = cohort_files.people.assign(constant=1, rare=["x"] + ["y"] * 89)
-    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    people = cohort_files.people.assign(constant=1, rare=["x"] + ["y"] * 89, empty=np.nan)
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False, na_rep="n/a")
     request = replace(request_of(**change), participants=tmp_path / "p.tsv")
     with pytest.raises(ConfigError, match=match):
         probe_cohort(request)
