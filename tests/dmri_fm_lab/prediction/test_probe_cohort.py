@@ -235,6 +235,18 @@ def test_requests_that_the_cohort_cannot_meet(
         probe_cohort(request)
 
 
+def test_cells_that_are_no_numbers_among_numbers_are_named(
+    cohort_files, request_of, tmp_path
+) -> None:
+    people = cohort_files.people.astype({"age": object})
+    people.loc[[4, 7], "age"] = ["unknown", "6o"]
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    with pytest.raises(ConfigError) as caught:
+        probe_cohort(replace(request_of("age"), participants=tmp_path / "p.tsv"))
+    assert "2 of 90 rows: unknown (sub-004), 6o (sub-007)" in str(caught.value)
+    assert "write n/a" in str(caught.value)
+
+
 def test_those_who_cannot_be_used_are_counted(cohort_files, request_of, tmp_path) -> None:
     people = cohort_files.people.astype({"age": object})
     people.loc[:2, "age"] = "n/a"
