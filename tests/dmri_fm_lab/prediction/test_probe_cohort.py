@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -245,6 +246,20 @@ def test_cells_that_are_no_numbers_among_numbers_are_named(
         probe_cohort(replace(request_of("age"), participants=tmp_path / "p.tsv"))
     assert "2 of 90 rows: unknown (sub-004), 6o (sub-007)" in str(caught.value)
     assert "write n/a" in str(caught.value)
+
+
+def test_too_few_rows_of_a_class_are_told_with_target_and_fold(
+    cohort_files, request_of, tmp_path
+) -> None:
+    few = np.where(np.isin(np.arange(90), [5, 40, 70]), "yes", "no")
+    cohort_files.people.assign(stroke=few).to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    request = replace(request_of("stroke"), participants=tmp_path / "p.tsv")
+    with pytest.raises(ConfigError) as caught:
+        probe_cohort(replace(request, drawn=SplitRequest(n_folds=2)))
+    told = r"target stroke \(44 of no, 1 of yes\), fold \S+, tuned: a training set of 45 rows"
+    assert re.search(told, str(caught.value))
+    assert "no more folds than the smaller class has rows (--folds)" in str(caught.value)
+    assert by_name(probe_cohort(request))["cls", "tuned"]["n_columns"] == 12
 
 
 def test_those_who_cannot_be_used_are_counted(cohort_files, request_of, tmp_path) -> None:
