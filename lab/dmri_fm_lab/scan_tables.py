@@ -101,6 +101,11 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.people)
 
+    @property
+    def reasons(self) -> str:
+        """Why scans and participants are not here, with numbers, as text."""
+        return listed([f"{n} ({reason})" for reason, n in count_reasons(self.left_out).items()])
+
     def keep(self, which: NDArray[np.bool_] | pd.Series, reason: str) -> Cohort:
         """Return the scans of a mask; the others are left out for a reason."""
         kept = np.asarray(which, dtype=bool)
@@ -124,10 +129,13 @@ class Cohort:
             missing = self.people[list(columns)].isna().sum()
             empty = [c for c in columns if missing[c] == len(self)]
             lacks = [f"{c} is missing in {missing[c]}" for c in columns if missing[c]]
-            raise ConfigError(
+            found = (
                 f"no value of {listed(empty)} for any of {len(self)} scans"
                 if empty
-                else f"none of {len(self)} scans has all columns: {listed(lacks)}",
+                else f"none of {len(self)} scans has all columns: {listed(lacks)}"
+            )
+            raise ConfigError(
+                found + (f"; left out before: {self.reasons}" if self.left_out else ""),
                 expected=f"scans with a value of each of {listed(columns)}",
                 advice="fill in the column in the table that holds it, or leave it out",
             )

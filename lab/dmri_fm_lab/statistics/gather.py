@@ -88,8 +88,11 @@ def gather_sample(request: StatsRequest) -> Sample:
         counts = cohort.people[SITE].map(cohort.people[SITE].value_counts())
         cohort = cohort.keep(counts > 1, "the only scan of its site")
     if not len(cohort):
-        reasons = list(dict.fromkeys(item.reason for item in cohort.left_out))
-        raise ConfigError("no scan is left", expected="scans to analyse", advice=listed(reasons))
+        raise ConfigError(
+            f"no scan is left; left out: {cohort.reasons}",
+            expected="scans to analyse",
+            advice="change what the design excludes, or its formula and sites",
+        )
     for name in variables:
         if cohort.people[name].nunique() == 1:
             raise ConfigError(

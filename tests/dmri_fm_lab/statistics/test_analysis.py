@@ -123,7 +123,15 @@ def test_requests_that_contradict_themselves_are_refused(folder, values, message
         ({"exclude": ["sub-7"]}, "exclude names sub-7"),
         ({"exclude": ["height > 3"]}, "condition 'height > 3': no column height"),
         ({"exclude": ["age + 3"]}, "condition 'age \\+ 3'"),
-        ({"exclude": ["age > 0"]}, "no scan is left"),
+        (
+            {"exclude": ["age > 0"]},
+            r"no value of age for any of 1 scans; left out before: .*118 \(excluded: age > 0\)",
+        ),
+        (
+            {"exclude": ["age > 0", "sub-00007"]},
+            r"no scan is left; left out: .*\d+ \(excluded: age > 0\)(.|\n)*do: change what",
+        ),
+        ({"formula": "value ~ age + unknown", "site": []}, "no value of unknown for any of 119"),
         ({"exclude": ["age > 20"]}, "scans for .* columns|is .* in each"),
         ({"exclude": ["group == 'patient'"]}, "group is control in each"),
         (
@@ -133,9 +141,12 @@ def test_requests_that_contradict_themselves_are_refused(folder, values, message
         ({"exclude": ["age == young"]}, "a number for age"),
     ],
 )
-def test_analyses_that_cannot_be_done_are_refused(folder, values, message):
-    with pytest.raises(ConfigError, match=message):
-        analyse(change(folder, **values))
+def test_analyses_that_cannot_be_done_are_refused(folder, tmp_path, values, message):
+    people = pd.read_csv(folder / "participants.tsv", sep="\t").assign(unknown=np.nan)
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False, na_rep="n/a")
+    with pytest.raises(ConfigError) as caught:
+        analyse(change(folder, **values, participants=str(tmp_path / "p.tsv")))
+    assert re.search(message, str(caught.value))
 
 
 def test_participants_of_another_study_are_listed(folder, tmp_path):
