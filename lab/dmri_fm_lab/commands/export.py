@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_lab.commands.options import Subparsers
+from dmri_fm_lab.commands.options import Subparsers, print_left_out
 
 if TYPE_CHECKING:
     from dmri_fm_lab.scan_tables import Cohort
@@ -119,11 +119,6 @@ def _read(options: argparse.Namespace, *text: str | None) -> Cohort:
     )
 
 
-def _print_left_out(counts: dict[str, int]) -> None:
-    for reason, number in counts.items():
-        print(f"left out: {number} ({reason})")
-
-
 def _print_paths(paths: Sequence[Path]) -> None:
     for path in paths:
         print(path)
@@ -152,7 +147,7 @@ def run_genetics(options: argparse.Namespace) -> None:
         f"{record['Participants']} participants, {len(record['Phenotypes'])} phenotypes, "
         f"{len(record['Covariates'])} covariates"
     )
-    _print_left_out(record["LeftOutCounts"])
+    print_left_out(record["LeftOutCounts"])
     _print_paths(done.paths)
     for flags in record["Flags"]:
         print(f"{record['Program']}: {flags}")
@@ -167,7 +162,7 @@ def run_csv(options: argparse.Namespace) -> None:
         f"{record['Scans']} scans of {record['Participants']} participants, "
         f"{record['Columns']} columns"
     )
-    _print_left_out(record["LeftOutCounts"])
+    print_left_out(record["LeftOutCounts"])
     _print_paths([options.out, options.out.with_suffix(".json")])
 
 
@@ -191,5 +186,5 @@ def run_norms(options: argparse.Namespace) -> None:
             f"{100 * numbers['ShareBelow5thCentile']:.1f}% below 5%, "
             f"{100 * numbers['ShareAbove95thCentile']:.1f}% above 95%: {verdict}"
         )
-    _print_left_out(record["LeftOutCounts"])
+    print_left_out(record["LeftOutCounts"])
     _print_paths(paths)

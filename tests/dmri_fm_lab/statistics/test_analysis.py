@@ -28,6 +28,17 @@ def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def test_the_command_prints_who_is_used_and_who_is_not(folder, tmp_path, capsys) -> None:
+    assert main(["stats", str(folder / "design.toml"), "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "118 scans of 118 participants"
+    for words in (
+        "1 (excluded by QC: mean_fd > 1)", "1 (no scan in the table)", "1 (no value of age)",
+    ):  # fmt: skip
+        assert f"left out: {words}" in lines
+    assert lines[-1] == str(tmp_path / "statistics.html")
+
+
 def test_the_page_stands_alone_and_says_what_was_done(out: Path) -> None:
     page = (out / "statistics.html").read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page.replace('href="https://doi', ""))
