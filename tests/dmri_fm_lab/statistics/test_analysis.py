@@ -160,6 +160,28 @@ def test_analyses_that_cannot_be_done_are_refused(folder, tmp_path, values, mess
     assert re.search(message, str(caught.value))
 
 
+def test_another_column_site_does_not_clash(folder, tmp_path):
+    people = pd.read_csv(folder / "participants.tsv", sep="\t").assign(site="hospital")
+    people.loc[::2, "site"] = "clinic"
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False, na_rep="n/a")
+    own = {"participants": str(tmp_path / "p.tsv")}
+    expected = analyse(change(folder)).results["estimate"]
+    for site, name in ((["scanner", "software"], "scanner_software"), (["scanner"], "scanner")):
+        found = analyse(
+            change(folder, **own, site=site, formula=f"value ~ age + C(group) + C({name})")
+        )
+        np.testing.assert_allclose(found.results["estimate"], expected)
+        assert set(found.exclusions["group"]) == {"group", name}
+        assert not [w for w in found.warnings if "Sites are known" in w.text]
+        with pytest.raises(ConfigError, match="the formula names site") as caught:
+            analyse(change(folder, **own, site=site))
+        assert f"{name} in the formula" in str(caught.value)
+    twice = people.assign(scanner_software="x")
+    twice.to_csv(tmp_path / "p.tsv", sep="\t", index=False, na_rep="n/a")
+    with pytest.raises(ConfigError, match="columns site and scanner_software"):
+        analyse(change(folder, **own))
+
+
 def test_participants_of_another_study_are_listed(folder, tmp_path):
     people = pd.read_csv(folder / "participants.tsv", sep="\t")
     people["participant_id"] = [f"sub-B{i}" for i in range(len(people))]
