@@ -170,8 +170,9 @@ def _read_cohort(request: ProbeRequest) -> CohortVectors:
         found = find_seen_of_table(
             path, people["participant_id"], dataset=dataset, weights=request.weights
         )
-        notes.append(describe_seen(path.name, found))
-        seen |= found.participants
+        if found is not None:
+            notes.append(describe_seen(path.name, found))
+            seen |= found.participants
     if seen and request.excludes_seen:
         tables = {title: _without(table, seen) for title, table in tables.items()}
         notes.append(f"the {len(seen)} participants of the pretraining are left out")

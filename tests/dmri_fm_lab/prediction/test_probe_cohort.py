@@ -211,6 +211,22 @@ def test_participants_of_the_pretraining_are_flagged(
     assert without.record["cohort"]["n_rows"] == 88
 
 
+def test_regional_values_of_the_tensor_fit_need_no_weights(
+    cohort_files, request_of, tmp_path
+) -> None:
+    table = pd.read_csv(cohort_files.features, sep="\t")
+    names = {f"cls{i:03d}": f"tensor_fa_mean_region{i}" for i in range(12)}
+    table = table.rename(columns=names).assign(qc_exclude="n/a", max_bval=1000.0)
+    request = replace(request_of("age"), features=(tmp_path / "desc-scalars_features.tsv",))
+    table.to_csv(request.features[0], sep="\t", index=False)
+    assert "pretrain" not in probe_cohort(request).text
+    # A network's maps do: whom its weights have seen stays unknown.
+    table.assign(tensorrefiner_fa_mean_region0=0.4).to_csv(
+        request.features[0], sep="\t", index=False
+    )
+    assert "pretrained on is unknown" in probe_cohort(request).text
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
