@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.commands.options import Subparsers, print_left_out
@@ -166,6 +166,11 @@ def run_csv(options: argparse.Namespace) -> None:
     _print_paths([options.out, options.out.with_suffix(".json")])
 
 
+def _share(numbers: Mapping[str, Any], name: str) -> str:
+    low, high = numbers[f"{name}Interval"]
+    return f"{100 * numbers[name]:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
+
+
 def run_norms(options: argparse.Namespace) -> None:
     """Write normative scores and their calibration."""
     from dmri_fm_lab.exports import NormsRequest, export_norms
@@ -179,12 +184,13 @@ def run_norms(options: argparse.Namespace) -> None:
         f"{record['Participants']} participants, {record['ReferenceParticipants']} of them the "
         f"reference ({record['Reference']}); held-out scores of the reference:"
     )
+    print(f"  {record['CalibrationRule']}")
     for name, numbers in record["Calibration"].items():
         verdict = f"REFUSED: {', '.join(numbers['Faults'])}" if numbers["Faults"] else "calibrated"
         print(
             f"  {name}: mean {numbers['Mean']:.2f}, sd {numbers['StandardDeviation']:.2f}, "
-            f"{100 * numbers['ShareBelow5thCentile']:.1f}% below 5%, "
-            f"{100 * numbers['ShareAbove95thCentile']:.1f}% above 95%: {verdict}"
+            f"{_share(numbers, 'ShareBelow5thCentile')} below the 5% centile, "
+            f"{_share(numbers, 'ShareAbove95thCentile')} above the 95% centile: {verdict}"
         )
     print_left_out(record["LeftOutCounts"])
     _print_paths(paths)
