@@ -118,7 +118,7 @@ def probe_cohort(
     """
     cohort = _read_cohort(request)
     folds, notes, left_out = _make_splits(cohort, request)
-    notes = (*notes, *_fixed_rows(cohort, request))
+    notes = (*notes, *_fixed_rows(cohort, request), *_no_baseline(cohort))
     cohort = replace(cohort, notes=(*cohort.notes, *notes), left_out=(*cohort.left_out, *left_out))
     if request.published is not None:
         check_published(request.published, request.vectors.target, cohort.task)
@@ -228,6 +228,17 @@ def _fixed_rows(cohort: CohortVectors, request: ProbeRequest) -> tuple[str, ...]
     return (
         f"{n} of {len(cohort.target)} rows keep their target in all permutations: theirs is the "
         "only family of its size at its sites",
+    )
+
+
+def _no_baseline(cohort: CohortVectors) -> tuple[str, ...]:
+    """Return a note where nothing tells what site, motion or head size predict."""
+    if any(own.role == "baseline" for own in cohort.sets.values()):
+        return ()
+    return (
+        "no baseline was asked for, so nothing tells whether features predict better than site, "
+        "motion or head size: --site COLUMN; --qc OUT/group/desc-image_qc.tsv --baselines mean_fd "
+        "mask_volume_ml; --covariates COLUMN",
     )
 
 

@@ -63,6 +63,7 @@ def test_the_command_predicts_age_beside_its_baselines(cohort_files, tmp_path, c
         assert f"| baseline: {name[0]} | tuned |" in text
     assert set(found["cls", "linear"]["within_sites"]) == {"a", "b"}
     assert record["warnings"] == []
+    assert "no baseline was asked for" not in text
     assert "research only" in text.lower()
     assert "as published (INVALID)" in text
     # Participants 44 and 45 are one family at two sites, and the only one.
@@ -88,6 +89,7 @@ def test_the_published_probe_on_numbers(cohort_files, request_of) -> None:
     request = replace(request_of("age", SplitRequest("50/25/25")), heads=("linear",))
     result = probe_cohort(request)
     (found,) = by_name(result).values()
+    assert "Note: no baseline was asked for" in result.text
     people = cohort_files.people.set_index("participant_id")
     x = pd.DataFrame(cohort_files.vectors, index=people.index)
     rho, mse = [], []
