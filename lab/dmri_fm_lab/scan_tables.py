@@ -101,6 +101,11 @@ class Cohort:
     def __len__(self) -> int:
         return len(self.people)
 
+    @property
+    def reasons(self) -> str:
+        """Why scans and participants are not here, with numbers, as text."""
+        return listed([f"{n} ({reason})" for reason, n in count_reasons(self.left_out).items()])
+
     def keep(self, which: NDArray[np.bool_] | pd.Series, reason: str) -> Cohort:
         """Return the scans of a mask; the others are left out for a reason."""
         kept = np.asarray(which, dtype=bool)
@@ -110,7 +115,7 @@ class Cohort:
     def complete(self, columns: Sequence[str]) -> Cohort:
         """Return the scans whose participants have a value in each of some columns.
 
-        Raises ConfigError if there is no such column.
+        Raises ConfigError if there is no such column, or no scan has a value in each.
         """
         if unknown := [c for c in columns if c not in self.people]:
             raise ConfigError(
@@ -120,6 +125,20 @@ class Cohort:
         cohort = self
         for column in columns:
             cohort = cohort.keep(cohort.people[column].notna(), f"no value of {column}")
+        if len(self) and not len(cohort):
+            missing = self.people[list(columns)].isna().sum()
+            empty = [c for c in columns if missing[c] == len(self)]
+            lacks = [f"{c} is missing in {missing[c]}" for c in columns if missing[c]]
+            found = (
+                f"no value of {listed(empty)} for any of {len(self)} scans"
+                if empty
+                else f"none of {len(self)} scans has all columns: {listed(lacks)}"
+            )
+            raise ConfigError(
+                found + (f"; left out before: {self.reasons}" if self.left_out else ""),
+                expected=f"scans with a value of each of {listed(columns)}",
+                advice="fill in the column in the table that holds it, or leave it out",
+            )
         return cohort
 
 

@@ -113,6 +113,14 @@ def test_missing_values_are_left_out_by_column(scans: Path, people: Path) -> Non
     assert ("sub-01_ses-b_dir-AP", "no value of age") in kept.left_out
     with pytest.raises(ConfigError, match="no column height"):
         cohort.complete(["height"])
+    cohort.people["weight"] = np.nan
+    with pytest.raises(ConfigError, match="no value of weight for any of 2 scans"):
+        cohort.complete(["sex", "weight"])
+    cohort.people["weight"] = [np.nan, 70.0]
+    cohort.people["age"] = [50.0, np.nan]
+    both = "none of 2 scans has all columns: age is missing in 1, weight is missing in 1"
+    with pytest.raises(ConfigError, match=both):
+        cohort.complete(["age", "weight"])
 
 
 def test_one_scan_of_each_participant(scans: Path, people: Path) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_lab.commands.options import Subparsers
+from dmri_fm_lab.commands.options import Subparsers, print_left_out
 
 if TYPE_CHECKING:
     from dmri_fm_lab.scan_tables import Cohort
@@ -119,11 +119,6 @@ def _read(options: argparse.Namespace, *text: str | None) -> Cohort:
     )
 
 
-def _print_left_out(counts: dict[str, int]) -> None:
-    for reason, number in counts.items():
-        print(f"left out: {number} ({reason})")
-
-
 def _print_paths(paths: Sequence[Path]) -> None:
     for path in paths:
         print(path)
@@ -152,7 +147,7 @@ def run_genetics(options: argparse.Namespace) -> None:
         f"{record['Participants']} participants, {len(record['Phenotypes'])} phenotypes, "
         f"{len(record['Covariates'])} covariates"
     )
-    _print_left_out(record["LeftOutCounts"])
+    print_left_out(record["LeftOutCounts"])
     _print_paths(done.paths)
     for flags in record["Flags"]:
         print(f"{record['Program']}: {flags}")
@@ -167,8 +162,13 @@ def run_csv(options: argparse.Namespace) -> None:
         f"{record['Scans']} scans of {record['Participants']} participants, "
         f"{record['Columns']} columns"
     )
-    _print_left_out(record["LeftOutCounts"])
+    print_left_out(record["LeftOutCounts"])
     _print_paths([options.out, options.out.with_suffix(".json")])
+
+
+def _share(numbers: Mapping[str, Any], name: str) -> str:
+    low, high = numbers[f"{name}Interval"]
+    return f"{100 * numbers[name]:.1f}% ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def run_norms(options: argparse.Namespace) -> None:
@@ -184,12 +184,13 @@ def run_norms(options: argparse.Namespace) -> None:
         f"{record['Participants']} participants, {record['ReferenceParticipants']} of them the "
         f"reference ({record['Reference']}); held-out scores of the reference:"
     )
+    print(f"  {record['CalibrationRule']}")
     for name, numbers in record["Calibration"].items():
         verdict = f"REFUSED: {', '.join(numbers['Faults'])}" if numbers["Faults"] else "calibrated"
         print(
             f"  {name}: mean {numbers['Mean']:.2f}, sd {numbers['StandardDeviation']:.2f}, "
-            f"{100 * numbers['ShareBelow5thCentile']:.1f}% below 5%, "
-            f"{100 * numbers['ShareAbove95thCentile']:.1f}% above 95%: {verdict}"
+            f"{_share(numbers, 'ShareBelow5thCentile')} below the 5% centile, "
+            f"{_share(numbers, 'ShareAbove95thCentile')} above the 95% centile: {verdict}"
         )
-    _print_left_out(record["LeftOutCounts"])
+    print_left_out(record["LeftOutCounts"])
     _print_paths(paths)

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 def add_parser(subparsers: Subparsers) -> None:
     """Add the parser of `dmri-fm finetune`."""
     parser = subparsers.add_parser(
-        "finetune", help="fine-tune an encoder on a target of yours; research only"
+        "finetune",
+        help="fine-tune a D-RoPE encoder on a target of yours; research only",
+        description="Fine-tune a D-RoPE encoder on a target of yours. No other encoder can be "
+        "fine-tuned. Research only.",
     )
     parser.add_argument(
         "folder", type=Path, metavar="RUN", help="for logs and results; a run is continued"
@@ -64,7 +67,9 @@ def add_study(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_encoder(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default="drope", help="the encoder; default drope")
+    parser.add_argument(
+        "--model", default="drope", help="a D-RoPE encoder, no other; default drope"
+    )
     weights = parser.add_mutually_exclusive_group()
     weights.add_argument(
         "--weights", type=Path, metavar="PATH", help="weights to start from; default: packaged"

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 Subparsers = Any
 
 
+def print_left_out(counts: Mapping[str, int]) -> None:
+    """Print how many scans and participants are left out for each reason."""
+    for reason, number in counts.items():
+        print(f"left out: {number} ({reason})")
+
+
 def add_series(parser: argparse.ArgumentParser) -> None:
     """Add a diffusion series with its gradient files, and the stem of the outputs' names."""
     parser.add_argument("dwi", type=Path, metavar="DWI", help="series, a 4-D NIfTI image")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dmri_fm_lab.commands.options import Subparsers
+from dmri_fm_lab.commands.options import Subparsers, print_left_out
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -21,13 +21,17 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run the analysis, and write its page."""
+    """Run the analysis, print scans used and left out and what to know, and write its page."""
+    from dmri_fm_lab.scan_tables import count_reasons
     from dmri_fm_lab.statistics.analysis import analyse
     from dmri_fm_lab.statistics.files import write_analysis
     from dmri_fm_lab.statistics.request import read_request
 
     analysis = analyse(read_request(options.design))
     page = write_analysis(analysis, options.out)
+    sample = analysis.sample
+    print(f"{len(sample.cohort)} scans of {sample.n_participants} participants")
+    print_left_out(count_reasons(sample.cohort.left_out))
     for warning in analysis.warnings:
         print(f"{warning.level}: {warning.text}")
     print(page)

@@ -19,6 +19,13 @@ TOLERANCE = 0.1
 #: Share beyond the 5% and the 95% centile, and the shares that are tolerated beyond chance.
 TAIL, TAIL_RANGE = 0.05, (0.03, 0.075)
 
+#: What a verdict rests on, beside the numbers.
+RULE = (
+    f"calibrated: mean within {TOLERANCE} of 0 and sd within {TOLERANCE} of 1, but for chance "
+    "(95%), and a 95% interval of each tail's share that reaches into "
+    f"{100 * TAIL_RANGE[0]:g}% to {100 * TAIL_RANGE[1]:g}%"
+)
+
 #: Measures that are drawn, those of the worst tails first.
 _DRAWN = 12
 
@@ -37,6 +44,8 @@ class Calibration:
         Shares below the 5% and above the 95% centile.
     faults
         Why the measure is refused; empty if it is calibrated.
+    low_interval, high_interval
+        Wilson's 95% intervals of the shares, which decide.
     """
 
     z: NDArray[np.float64]
@@ -45,6 +54,8 @@ class Calibration:
     low: float
     high: float
     faults: tuple[str, ...]
+    low_interval: tuple[float, float] = (np.nan, np.nan)
+    high_interval: tuple[float, float] = (np.nan, np.nan)
 
     def describe(self) -> dict[str, Any]:
         """Return the numbers."""
@@ -53,7 +64,9 @@ class Calibration:
             "Mean": round(self.mean, 4),
             "StandardDeviation": round(self.sd, 4),
             "ShareBelow5thCentile": round(self.low, 4),
+            "ShareBelow5thCentileInterval": [round(p, 4) for p in self.low_interval],
             "ShareAbove95thCentile": round(self.high, 4),
+            "ShareAbove95thCentileInterval": [round(p, 4) for p in self.high_interval],
             "Faults": list(self.faults),
         }
 
@@ -83,12 +96,14 @@ def check_calibration(scores: NDArray[np.float64]) -> Calibration:
         faults.append(f"mean {mean:.2f}")
     if abs(sd - 1) > TOLERANCE + 1.96 / np.sqrt(2 * n):
         faults.append(f"standard deviation {sd:.2f}")
+    intervals = []
     for where, count in counts.items():
         interval = binomtest(count, n).proportion_ci(method="wilson")
+        intervals.append((float(interval.low), float(interval.high)))
         if interval.high < TAIL_RANGE[0] or interval.low > TAIL_RANGE[1]:
             faults.append(f"{100 * count / n:.1f}% {where}")
     low, high = (count / n for count in counts.values())
-    return Calibration(z, mean, sd, low, high, tuple(faults))
+    return Calibration(z, mean, sd, low, high, tuple(faults), *intervals)
 
 
 def draw_calibration(found: Mapping[str, Calibration]) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dmri_fm.errors import ConfigError
-from dmri_fm_lab.exports.calibration import Calibration, check_calibration, draw_calibration
+from dmri_fm_lab.exports.calibration import RULE, Calibration, check_calibration, draw_calibration
 from dmri_fm_lab.exports.location_scale import Design, fit_location_scale
 from dmri_fm_lab.exports.sources import USE
 from dmri_fm_lab.scan_tables import Cohort, count_reasons
@@ -215,6 +215,7 @@ def export_norms(
         "Reference": request.reference,
         "ReferenceParticipants": int(norms.is_reference.sum()),
         "Participants": len(table),
+        "CalibrationRule": RULE,
         "Calibration": {name: c.describe() for name, c in norms.calibration.items()},
         "Refused": [name for name, c in norms.calibration.items() if c.faults],
         "scan_id": {"Description": "Key of the scan"},

@@ -127,6 +127,8 @@ class CohortVectors:
         Scans and participants that are not used.
     notes
         What else was decided, in sentences.
+    target_name
+        Column of the target.
     """
 
     people: pd.DataFrame
@@ -138,6 +140,7 @@ class CohortVectors:
     sites: NDArray[np.str_] | None
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...] = field(default=())
+    target_name: str = "target"
 
     @property
     def participants(self) -> NDArray[np.str_]:
@@ -321,7 +324,7 @@ def _assemble(
     return CohortVectors(
         people, target, task, classes, vectors, groups,
         None if sites is None else sites.to_numpy(dtype=str),
-        tuple(left_out), tuple(notes),
+        tuple(left_out), tuple(notes), request.target,
     )  # fmt: skip
 
 

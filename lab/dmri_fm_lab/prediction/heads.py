@@ -170,6 +170,8 @@ def inner_folds(
             f"a training set of {len(target)} rows in {n_groups} groups"
             + (f", {min(counts)} of one class" if has_classes else ""),
             expected="two groups or more, and two rows or more of each class",
+            advice="draw no more folds than the smaller class has rows (--folds), stratify them "
+            "by the target (--stratify), or choose another target",
         )
     drawn = {"n_splits": n_folds, "shuffle": True, "random_state": seed}
     if not has_classes:

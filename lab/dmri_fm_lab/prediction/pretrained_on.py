@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,16 @@ from dmri_fm.identity import ENCODERS
 from dmri_fm.participants import PARTICIPANTS, seen_participants
 from dmri_fm.registry import load_weights
 from dmri_fm.weights import Weights
-from dmri_fm_lab.scan_tables import listed, read_cells
+from dmri_fm_lab.scan_tables import listed, measures_of, read_cells
 from dmri_fm_lab.train.seen import Seen, find_seen
+from dmri_fm_workflows.group.scalars import map_columns
+from dmri_fm_workflows.outputs.tsv import QC_EXCLUDE, SCAN_COLUMNS, SCAN_ID
 
 #: Column of a table of features that says which weights made a row.
 WEIGHTS_COLUMN = "weights_sha256"
+
+#: Label of the tensor fit, in the columns of regional tables.
+TENSOR = "tensor"
 
 
 def find_seen_of_table(
@@ -24,8 +29,10 @@ def find_seen_of_table(
     *,
     dataset: Path,
     weights: Path | None = None,
-) -> Seen:
+) -> Seen | None:
     """Compare the participants of a table of features with those its weights list.
+
+    None: all measures of the table are of the tensor fit, which has no weights.
 
     Parameters
     ----------
@@ -44,6 +51,8 @@ def find_seen_of_table(
         If `weights` cannot be used.
     """
     cells = read_cells(path) if path.suffix != ".npz" else None
+    if cells is not None and is_tensor_fit(list(cells)):
+        return None
     if cells is None or WEIGHTS_COLUMN not in cells:
         return Seen(unknown=f"the table has no column {WEIGHTS_COLUMN}")
     used = set(cells[WEIGHTS_COLUMN].astype(str))
@@ -54,6 +63,22 @@ def find_seen_of_table(
     if all(PARTICIPANTS in known[sha].training for sha in used):
         hashes = frozenset().union(*(seen_participants(known[sha]) for sha in used))
     return find_seen(hashes, {p: dataset / p / "dwi" for p in participants})
+
+
+def is_tensor_fit(columns: Sequence[str]) -> bool:
+    """Tell whether all measures of a table are maps of the tensor fit, by the group's names.
+
+    Examples
+    --------
+    >>> is_tensor_fit(["scan_id", "max_bval", "coverage_wm", "tensor_fa_mean_wm"])
+    True
+    >>> is_tensor_fit(["tensor_fa_mean_wm", "tensorrefiner_fa_mean_wm"])
+    False
+    """
+    keys = (SCAN_ID, *SCAN_COLUMNS, QC_EXCLUDE)
+    measures = measures_of(c for c in columns if c not in keys)
+    fitted = tuple(f"{start}_" for start, (label, _) in map_columns().items() if label == TENSOR)
+    return bool(measures) and all(c.startswith(fitted) for c in measures)
 
 
 def describe_seen(name: str, seen: Seen) -> str:

@@ -157,7 +157,8 @@ def run_probe(
         for head in (BASELINE_HEAD,) if is_baseline else settings.heads:
             report(f"{name}, {head}: {len(folds)} folds")
             results = Parallel(n_jobs=settings.n_jobs)(
-                delayed(_run_fold)(
+                delayed(_run_named_fold)(
+                    fold.name,
                     head,
                     _harmonised(own, r, harmonise),
                     cohort,
@@ -165,7 +166,7 @@ def run_probe(
                     settings.head,
                     [] if is_baseline else orders,
                 )
-                for r in rows
+                for fold, r in zip(folds, rows, strict=True)
             )
             names = (name, head, own.role, own.values.shape[1])
             found.append(_collect(names, results, SCORES[cohort.task][0]))
@@ -198,6 +199,25 @@ class _FoldResult:
     participants: NDArray[np.str_]
     observed: NDArray[Any]
     predicted: _Array
+
+
+def _run_named_fold(
+    name: str, head: str, values: _Array, cohort: CohortVectors, rows: FoldRows, *rest: Any
+) -> _FoldResult:
+    """Run a fold; an error names the target, the fold and the numbers of both classes."""
+    try:
+        return _run_fold(head, values, cohort, rows, *rest)
+    except ConfigError as error:
+        counts = ""
+        if cohort.classes:
+            is_positive = cohort.target[rows.train]
+            numbers = zip(cohort.classes, ((~is_positive).sum(), is_positive.sum()), strict=True)
+            counts = f" ({', '.join(f'{n} of {level}' for level, n in numbers)})"
+        raise ConfigError(
+            f"target {cohort.target_name}{counts}, fold {name}, {head}: {error.found}",
+            expected=error.expected,
+            advice=error.advice,
+        ) from None
 
 
 def _run_fold(

@@ -118,7 +118,7 @@ def probe_cohort(
     """
     cohort = _read_cohort(request)
     folds, notes, left_out = _make_splits(cohort, request)
-    notes = (*notes, *_fixed_rows(cohort, request))
+    notes = (*notes, *_fixed_rows(cohort, request), *_no_baseline(cohort))
     cohort = replace(cohort, notes=(*cohort.notes, *notes), left_out=(*cohort.left_out, *left_out))
     if request.published is not None:
         check_published(request.published, request.vectors.target, cohort.task)
@@ -170,8 +170,9 @@ def _read_cohort(request: ProbeRequest) -> CohortVectors:
         found = find_seen_of_table(
             path, people["participant_id"], dataset=dataset, weights=request.weights
         )
-        notes.append(describe_seen(path.name, found))
-        seen |= found.participants
+        if found is not None:
+            notes.append(describe_seen(path.name, found))
+            seen |= found.participants
     if seen and request.excludes_seen:
         tables = {title: _without(table, seen) for title, table in tables.items()}
         notes.append(f"the {len(seen)} participants of the pretraining are left out")
@@ -227,6 +228,17 @@ def _fixed_rows(cohort: CohortVectors, request: ProbeRequest) -> tuple[str, ...]
     return (
         f"{n} of {len(cohort.target)} rows keep their target in all permutations: theirs is the "
         "only family of its size at its sites",
+    )
+
+
+def _no_baseline(cohort: CohortVectors) -> tuple[str, ...]:
+    """Return a note where nothing tells what site, motion or head size predict."""
+    if any(own.role == "baseline" for own in cohort.sets.values()):
+        return ()
+    return (
+        "no baseline was asked for, so nothing tells whether features predict better than site, "
+        "motion or head size: --site COLUMN; --qc OUT/group/desc-image_qc.tsv --baselines mean_fd "
+        "mask_volume_ml; --covariates COLUMN",
     )
 
 

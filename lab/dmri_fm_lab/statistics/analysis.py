@@ -12,7 +12,6 @@ from dmri_fm.errors import ConfigError
 from dmri_fm_lab.scan_tables import listed
 from dmri_fm_lab.statistics.design_matrix import DesignMatrix, build_design
 from dmri_fm_lab.statistics.gather import (
-    SITE,
     Sample,
     exclusions_by_group,
     find_groups,
@@ -87,7 +86,7 @@ def analyse(request: StatsRequest) -> Analysis:
     people, values = sample.cohort.people, sample.cohort.values
     design = build_design(request.formula, people)
     contrasts = design.contrasts(request.terms, request.contrasts)
-    dependence = _dependence(people, request)
+    dependence = _dependence(sample, request)
     permutations = Permutations(
         request.permutations, request.exchange, request.seed, request.alpha
     )
@@ -95,7 +94,7 @@ def analyse(request: StatsRequest) -> Analysis:
     if request.harmonise == "combat":
         usable = values[[c for c in values if c not in find_unusable(values)]]
         harmonised, spread = harmonise(
-            usable, people[SITE], people, preserve=request.preserve or ()
+            usable, people[sample.site], people, preserve=request.preserve or ()
         )
         values = values.assign(**{str(c): harmonised[c] for c in harmonised})
     results = pd.DataFrame(columns=list(COLUMNS))
@@ -113,7 +112,8 @@ def analyse(request: StatsRequest) -> Analysis:
         maps = score_maps(
             request.maps, scans, design.matrix, contrasts, dependence, permutations=permutations
         )
-    groups = find_groups(people, sample.variables, request)
+    sites = [sample.site] if sample.site else []
+    groups = find_groups(people, [*sample.variables, *sites], request)
     return Analysis(
         request=request,
         sample=sample,
@@ -132,13 +132,14 @@ def analyse(request: StatsRequest) -> Analysis:
     )
 
 
-def _dependence(people: pd.DataFrame, request: StatsRequest) -> Dependence:
+def _dependence(sample: Sample, request: StatsRequest) -> Dependence:
+    people = sample.cohort.people
     blocks = np.arange(len(people))
     if request.families:
         blocks = _numbered(people[request.families])
     return Dependence(
         blocks=blocks,
-        groups=_numbered(people[SITE]) if request.site and request.fit == "gls" else None,
+        groups=_numbered(people[sample.site]) if sample.site and request.fit == "gls" else None,
         is_estimated=request.fit == "gls",
         participants=_numbered(people[request.random]) if request.random else None,
     )
@@ -161,16 +162,16 @@ def _column_warnings(sample: Sample) -> Iterator[ReportWarning]:
 def _site_warnings(request: StatsRequest, sample: Sample) -> Iterator[ReportWarning]:
     if not request.site:
         return
-    if not {SITE, *request.site} & {*sample.variables}:
+    if not {sample.site, *request.site} & {*sample.variables}:
         yield ReportWarning(
             "warning",
             "The formula has no site, though ComBat estimated effects of sites from the same "
             "scans: standard errors are too small where sites differ in the covariates."
             if request.harmonise == "combat"
             else "Sites are known but neither in the formula nor harmonised.",
-            advice="Add C(site) to the formula.",
+            advice=f"Add C({sample.site}) to the formula.",
         )
-    elif (n_sites := sample.cohort.people[SITE].nunique()) > MANY_SITES:
+    elif (n_sites := sample.cohort.people[sample.site].nunique()) > MANY_SITES:
         yield ReportWarning(
             "note",
             f"{n_sites} sites are fixed effects.",

@@ -41,6 +41,8 @@ class Sample:
         Table of participants, for those that are left out.
     variables
         Variables of the formula.
+    site
+        Column of the combined levels of sites, or empty, see :func:`name_site`.
     untested
         Columns of the tables that `*` does not make outcomes, see
         :func:`~dmri_fm_lab.scan_tables.measures_of`.
@@ -49,6 +51,7 @@ class Sample:
     cohort: Cohort
     everyone: pd.DataFrame
     variables: tuple[str, ...]
+    site: str = ""
     untested: tuple[str, ...] = ()
 
     @property
@@ -65,7 +68,10 @@ def gather_sample(request: StatsRequest) -> Sample:
     InputError, ConfigError
         If a file cannot be used, names do not match, or the request asks for what is not there.
     """
-    people = _with_site(read_people(request.participants, sessions=request.sessions), request)
+    people = read_people(request.participants, sessions=request.sessions)
+    site = name_site(people, request)
+    if site:
+        people = people.assign(**{site: site_levels(people, request.site)})
     if request.tables:
         table = join_tables([read_scan_table(path) for path in request.tables])
     else:
@@ -74,6 +80,7 @@ def gather_sample(request: StatsRequest) -> Sample:
     cohort = join_people(table, people)
     outcomes = find_outcomes(cohort.values, request.columns)
     cohort, variables = _with_covariates(cohort, outcomes, request)
+    _check_site(site, variables, request)
     untested = [
         c
         for c in table.values
@@ -81,15 +88,18 @@ def gather_sample(request: StatsRequest) -> Sample:
     ]
     cohort = _excluded(cohort, request.exclude)
     families = [request.families] if request.families else []
-    site = [SITE] if request.site else []
-    cohort = cohort.complete(list(dict.fromkeys([*variables, *site, *families])))
-    cohort = _independent(cohort, request, variables)
+    sites = [site] if site else []
+    cohort = cohort.complete(list(dict.fromkeys([*variables, *sites, *families])))
+    cohort = _independent(cohort, request, [*variables, *sites])
     if site:
-        counts = cohort.people[SITE].map(cohort.people[SITE].value_counts())
+        counts = cohort.people[site].map(cohort.people[site].value_counts())
         cohort = cohort.keep(counts > 1, "the only scan of its site")
     if not len(cohort):
-        reasons = list(dict.fromkeys(item.reason for item in cohort.left_out))
-        raise ConfigError("no scan is left", expected="scans to analyse", advice=listed(reasons))
+        raise ConfigError(
+            f"no scan is left; left out: {cohort.reasons}",
+            expected="scans to analyse",
+            advice="change what the design excludes, or its formula and sites",
+        )
     for name in variables:
         if cohort.people[name].nunique() == 1:
             raise ConfigError(
@@ -97,7 +107,7 @@ def gather_sample(request: StatsRequest) -> Sample:
                 expected="a covariate that varies",
                 advice="leave it out of the formula",
             )
-    return Sample(cohort, people, tuple(variables), tuple(untested))
+    return Sample(cohort, people, tuple(variables), site, tuple(untested))
 
 
 def find_outcomes(columns: Iterable[str], patterns: Sequence[str]) -> list[str]:
@@ -119,17 +129,37 @@ def find_outcomes(columns: Iterable[str], patterns: Sequence[str]) -> list[str]:
     return [c for c in columns if c in chosen]
 
 
-def _with_site(people: pd.DataFrame, request: StatsRequest) -> pd.DataFrame:
-    """Add the combined levels of the columns of sites."""
+def name_site(people: pd.DataFrame, request: StatsRequest) -> str:
+    """Return the column of the combined levels of sites: `site`, or empty if there are none.
+
+    Where the participants have another column `site`, it keeps its name, and the combined levels
+    of `scanner` and `software` are `scanner_software`.
+
+    Raises ConfigError if the participants have that column, too.
+    """
     if not request.site:
-        return people
-    levels = site_levels(people, request.site)
-    if SITE in people and SITE not in request.site:
+        return ""
+    if SITE not in people or SITE in request.site:
+        return SITE
+    name = "_".join(request.site)
+    if name in people and name not in request.site:
         raise ConfigError(
-            f"a column {SITE} that is not among those of sites ({listed(request.site)})",
-            expected=f"site among them, or no column of that name in {request.participants}",
+            f"columns {SITE} and {name} that are not among those of sites "
+            f"({listed(request.site)})",
+            expected=f"no column {SITE} or no column {name} in {request.participants}",
         )
-    return people.assign(**{SITE: levels})
+    return name
+
+
+def _check_site(site: str, variables: Sequence[str], request: StatsRequest) -> None:
+    """Raise ConfigError if a formula names `site`, and that is not the column of sites."""
+    if site and site != SITE and SITE in variables:
+        raise ConfigError(
+            f"the formula names {SITE}, a column of {request.participants.name} that is not among "
+            f"those of sites ({listed(request.site)})",
+            expected=f"{site} in the formula, for the levels of sites",
+            advice=f'or site = ["{SITE}"], or another name of the column {SITE} in the table',
+        )
 
 
 def _with_covariates(
@@ -174,10 +204,10 @@ def _excluded(cohort: Cohort, exclude: tuple[str, ...]) -> Cohort:
 def find_groups(
     people: pd.DataFrame, variables: Sequence[str], request: StatsRequest
 ) -> list[str]:
-    """Return the variables that make groups: texts, those in C(...), and sites."""
+    """Return the variables that make groups: texts, such as sites, and those in C(...)."""
     written = "".join(request.formula.split())
     groups = [n for n in variables if f"C({n}" in written or not is_numeric_dtype(people[n])]
-    return list(dict.fromkeys([*groups, *([SITE] if request.site else [])]))
+    return list(dict.fromkeys(groups))
 
 
 def _independent(cohort: Cohort, request: StatsRequest, variables: Sequence[str]) -> Cohort:

@@ -10,6 +10,10 @@ import numpy as np
 from dmri_fm.errors import ConfigError
 from dmri_fm_lab.statistics.linear import Floats, Integers
 
+#: Ratios of the variance between participants to that within at which the likelihood is compared
+#: with that at zero. The smallest changes no standard error.
+_RATIOS = np.geomspace(1e-4, 1e3, 22)
+
 
 class MixedFit(NamedTuple):
     """A mixed model of one outcome.
@@ -57,10 +61,59 @@ def degrees_of_freedom(participants: Integers, n_columns: int) -> int:
     return n - n_columns
 
 
+def is_zero_between(design: Floats, values: Floats, participants: Integers) -> bool:
+    """Tell whether the restricted likelihood is highest without variance between participants.
+
+    Parameters
+    ----------
+    design, values, participants
+        As in :func:`fit_mixed`; values with a standard deviation near 1.
+
+    Returns
+    -------
+    bool
+        False also where the design explains the values exactly.
+    """
+    _, who = np.unique(participants, return_inverse=True)
+    both = np.column_stack([design, values])
+    sums = np.zeros((who.max() + 1, both.shape[1]))
+    np.add.at(sums, who, both)
+    counts = np.bincount(who)
+    n_free = len(values) - design.shape[1]
+
+    def likelihood(ratio: float) -> float:
+        """Return twice the restricted log likelihood, but for a constant."""
+        weights = ratio / (1.0 + counts * ratio)
+        products = both.T @ both - (sums.T * weights) @ sums
+        xx, xy = products[:-1, :-1], products[:-1, -1]
+        squares = products[-1, -1] - xy @ np.linalg.solve(xx, xy)
+        if squares <= 1e-12 * len(values):
+            return float("nan")
+        spread = np.log1p(counts * ratio).sum() + np.linalg.slogdet(xx)[1]
+        return float(-n_free * np.log(squares) - spread)
+
+    return all(likelihood(0.0) >= likelihood(ratio) for ratio in _RATIOS)
+
+
+def _least_squares(design: Floats, values: Floats, contrasts: Floats) -> MixedFit:
+    """Fit a model whose variance between participants is zero."""
+    estimates = np.linalg.lstsq(design, values, rcond=None)[0]
+    n_free = len(values) - design.shape[1]
+    variance = float(((values - design @ estimates) ** 2).sum()) / n_free
+    covariance = variance * np.linalg.inv(design.T @ design)
+    errors = np.sqrt(np.einsum("kp,pq,kq->k", contrasts, covariance, contrasts))
+    return MixedFit(
+        contrasts @ estimates, errors, float(np.sqrt(variance)), "no variance between participants"
+    )
+
+
 def fit_mixed(
     design: Floats, values: Floats, participants: Integers, contrasts: Floats
 ) -> MixedFit:
     """Fit a random intercept for each participant by restricted maximum likelihood.
+
+    Where the likelihood is highest without variance between participants, the fit is ordinary
+    least squares; an optimiser that approaches zero from above stops short of it, or fails.
 
     Parameters
     ----------
@@ -80,6 +133,8 @@ def fit_mixed(
     from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
     scale = float(values.std())  # REML of diffusivities near 1e-3 stops too early
+    if is_zero_between(design, values / scale, participants):
+        return _least_squares(design, values, contrasts)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -94,11 +149,8 @@ def fit_mixed(
         said = [str(w.message) for w in caught if issubclass(w.category, ConvergenceWarning)]
         raise MixedFailureError(f"not converged ({said[-1] if said else 'no standard errors'})")
     between = float(np.asarray(result.cov_re).ravel()[0])
-    # A share of this size changes no standard error; the optimiser ends near zero, not at it.
-    is_zero = between < 1e-4 * result.scale
     return MixedFit(
         contrasts @ np.asarray(result.fe_params) * scale,
         errors * scale,
         scale * float(np.sqrt(between + result.scale)),
-        "no variance between participants" if is_zero else "",
     )

@@ -73,7 +73,7 @@ class StatsRequest:
         "participant_id": a mixed model with an intercept for each participant.
     site
         Columns whose combinations are the sites (scanner, software); the formula knows them as
-        `site`.
+        `site`; where the participants have another column `site`, as `scanner_software`.
     fit
         "gls": variances of sites and the correlation within families are estimated for each
         outcome and weigh its scans; "ols": all scans count alike. Standard errors are robust

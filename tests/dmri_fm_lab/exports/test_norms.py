@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,12 @@ def test_the_command(tmp_path: Path, capsys) -> None:
     assert "200 of them the reference" in out
     assert "skewed" in out
     assert "REFUSED" in out
+    # A share is printed with the interval that decides.
+    assert "95% interval of each tail's share that reaches into 3% to 7.5%" in out
+    (line,) = re.findall(r"  fa: .*", out)
+    shares = re.findall(r"(\d+\.\d)% \((\d+\.\d) to (\d+\.\d)\)", line)
+    assert [0 < float(low) < float(p) < float(high) for p, low, high in shares] == [True, True]
+    assert all(float(low) <= 7.5 and float(high) >= 3.0 for _, low, high in shares)
     written = pd.read_csv(tmp_path / "z.tsv", sep="\t")
     assert list(written) == ["scan_id", "participant_id", "is_reference", "fa_z"]
     record = json.loads((tmp_path / "z.json").read_text())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,6 +63,7 @@ def test_the_command_predicts_age_beside_its_baselines(cohort_files, tmp_path, c
         assert f"| baseline: {name[0]} | tuned |" in text
     assert set(found["cls", "linear"]["within_sites"]) == {"a", "b"}
     assert record["warnings"] == []
+    assert "no baseline was asked for" not in text
     assert "research only" in text.lower()
     assert "as published (INVALID)" in text
     # Participants 44 and 45 are one family at two sites, and the only one.
@@ -87,6 +89,7 @@ def test_the_published_probe_on_numbers(cohort_files, request_of) -> None:
     request = replace(request_of("age", SplitRequest("50/25/25")), heads=("linear",))
     result = probe_cohort(request)
     (found,) = by_name(result).values()
+    assert "Note: no baseline was asked for" in result.text
     people = cohort_files.people.set_index("participant_id")
     x = pd.DataFrame(cohort_files.vectors, index=people.index)
     rho, mse = [], []
@@ -210,11 +213,30 @@ def test_participants_of_the_pretraining_are_flagged(
     assert without.record["cohort"]["n_rows"] == 88
 
 
+def test_regional_values_of_the_tensor_fit_need_no_weights(
+    cohort_files, request_of, tmp_path
+) -> None:
+    table = pd.read_csv(cohort_files.features, sep="\t")
+    names = {f"cls{i:03d}": f"tensor_fa_mean_region{i}" for i in range(12)}
+    table = table.rename(columns=names).assign(qc_exclude="n/a", max_bval=1000.0)
+    request = replace(request_of("age"), features=(tmp_path / "desc-scalars_features.tsv",))
+    table.to_csv(request.features[0], sep="\t", index=False)
+    assert "pretrain" not in probe_cohort(request).text
+    # A network's maps do: whom its weights have seen stays unknown.
+    table.assign(tensorrefiner_fa_mean_region0=0.4).to_csv(
+        request.features[0], sep="\t", index=False
+    )
+    assert "pretrained on is unknown" in probe_cohort(request).text
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
         ({"target": "height"}, "no column height"),
         ({"target": "constant"}, "constant is 1 for all"),
+        ({"target": "empty"}, "no value of empty for any of 90 scans"),
+        ({"target": "age", "covariates": ("empty",)}, "no value of empty for any of 90 scans"),
+        ({"target": "site", "classes": ("y", "z")}, "site is never y or z"),
         ({"target": "site", "classes": ("a", "z")}, "site is a for all of 45 rows"),
         ({"target": "age", "columns": ("fa_*",)}, "no column fa_\\* in the tables"),
         ({"target": "age", "covariates": ("age",)}, "the target age as a baseline"),
@@ -225,11 +247,37 @@ def test_participants_of_the_pretraining_are_flagged(
 def test_requests_that_the_cohort_cannot_meet(
     cohort_files, request_of, tmp_path, change, match
 ) -> None:
-    people = cohort_files.people.assign(constant=1, rare=["x"] + ["y"] * 89)
-    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    people = cohort_files.people.assign(constant=1, rare=["x"] + ["y"] * 89, empty=np.nan)
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False, na_rep="n/a")
     request = replace(request_of(**change), participants=tmp_path / "p.tsv")
     with pytest.raises(ConfigError, match=match):
         probe_cohort(request)
+
+
+def test_cells_that_are_no_numbers_among_numbers_are_named(
+    cohort_files, request_of, tmp_path
+) -> None:
+    people = cohort_files.people.astype({"age": object})
+    people.loc[[4, 7], "age"] = ["unknown", "6o"]
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    with pytest.raises(ConfigError) as caught:
+        probe_cohort(replace(request_of("age"), participants=tmp_path / "p.tsv"))
+    assert "2 of 90 rows: unknown (sub-004), 6o (sub-007)" in str(caught.value)
+    assert "write n/a" in str(caught.value)
+
+
+def test_too_few_rows_of_a_class_are_told_with_target_and_fold(
+    cohort_files, request_of, tmp_path
+) -> None:
+    few = np.where(np.isin(np.arange(90), [5, 40, 70]), "yes", "no")
+    cohort_files.people.assign(stroke=few).to_csv(tmp_path / "p.tsv", sep="\t", index=False)
+    request = replace(request_of("stroke"), participants=tmp_path / "p.tsv")
+    with pytest.raises(ConfigError) as caught:
+        probe_cohort(replace(request, drawn=SplitRequest(n_folds=2)))
+    told = r"target stroke \(44 of no, 1 of yes\), fold \S+, tuned: a training set of 45 rows"
+    assert re.search(told, str(caught.value))
+    assert "no more folds than the smaller class has rows (--folds)" in str(caught.value)
+    assert by_name(probe_cohort(request))["cls", "tuned"]["n_columns"] == 12
 
 
 def test_those_who_cannot_be_used_are_counted(cohort_files, request_of, tmp_path) -> None:

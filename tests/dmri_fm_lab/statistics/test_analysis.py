@@ -28,6 +28,17 @@ def out(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+def test_the_command_prints_who_is_used_and_who_is_not(folder, tmp_path, capsys) -> None:
+    assert main(["stats", str(folder / "design.toml"), "--out", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "118 scans of 118 participants"
+    for words in (
+        "1 (excluded by QC: mean_fd > 1)", "1 (no scan in the table)", "1 (no value of age)",
+    ):  # fmt: skip
+        assert f"left out: {words}" in lines
+    assert lines[-1] == str(tmp_path / "statistics.html")
+
+
 def test_the_page_stands_alone_and_says_what_was_done(out: Path) -> None:
     page = (out / "statistics.html").read_text(encoding="utf-8")
     assert not re.search(r'(?:src|href)="(?:https?:)?//', page.replace('href="https://doi', ""))
@@ -123,7 +134,15 @@ def test_requests_that_contradict_themselves_are_refused(folder, values, message
         ({"exclude": ["sub-7"]}, "exclude names sub-7"),
         ({"exclude": ["height > 3"]}, "condition 'height > 3': no column height"),
         ({"exclude": ["age + 3"]}, "condition 'age \\+ 3'"),
-        ({"exclude": ["age > 0"]}, "no scan is left"),
+        (
+            {"exclude": ["age > 0"]},
+            r"no value of age for any of 1 scans; left out before: .*118 \(excluded: age > 0\)",
+        ),
+        (
+            {"exclude": ["age > 0", "sub-00007"]},
+            r"no scan is left; left out: .*\d+ \(excluded: age > 0\)(.|\n)*do: change what",
+        ),
+        ({"formula": "value ~ age + unknown", "site": []}, "no value of unknown for any of 119"),
         ({"exclude": ["age > 20"]}, "scans for .* columns|is .* in each"),
         ({"exclude": ["group == 'patient'"]}, "group is control in each"),
         (
@@ -133,9 +152,34 @@ def test_requests_that_contradict_themselves_are_refused(folder, values, message
         ({"exclude": ["age == young"]}, "a number for age"),
     ],
 )
-def test_analyses_that_cannot_be_done_are_refused(folder, values, message):
-    with pytest.raises(ConfigError, match=message):
-        analyse(change(folder, **values))
+def test_analyses_that_cannot_be_done_are_refused(folder, tmp_path, values, message):
+    people = pd.read_csv(folder / "participants.tsv", sep="\t").assign(unknown=np.nan)
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False, na_rep="n/a")
+    with pytest.raises(ConfigError) as caught:
+        analyse(change(folder, **values, participants=str(tmp_path / "p.tsv")))
+    assert re.search(message, str(caught.value))
+
+
+def test_another_column_site_does_not_clash(folder, tmp_path):
+    people = pd.read_csv(folder / "participants.tsv", sep="\t").assign(site="hospital")
+    people.loc[::2, "site"] = "clinic"
+    people.to_csv(tmp_path / "p.tsv", sep="\t", index=False, na_rep="n/a")
+    own = {"participants": str(tmp_path / "p.tsv")}
+    expected = analyse(change(folder)).results["estimate"]
+    for site, name in ((["scanner", "software"], "scanner_software"), (["scanner"], "scanner")):
+        found = analyse(
+            change(folder, **own, site=site, formula=f"value ~ age + C(group) + C({name})")
+        )
+        np.testing.assert_allclose(found.results["estimate"], expected)
+        assert set(found.exclusions["group"]) == {"group", name}
+        assert not [w for w in found.warnings if "Sites are known" in w.text]
+        with pytest.raises(ConfigError, match="the formula names site") as caught:
+            analyse(change(folder, **own, site=site))
+        assert f"{name} in the formula" in str(caught.value)
+    twice = people.assign(scanner_software="x")
+    twice.to_csv(tmp_path / "p.tsv", sep="\t", index=False, na_rep="n/a")
+    with pytest.raises(ConfigError, match="columns site and scanner_software"):
+        analyse(change(folder, **own))
 
 
 def test_participants_of_another_study_are_listed(folder, tmp_path):

@@ -85,6 +85,21 @@ def test_regional_numbers(outputs, regions):
     assert (row["max_bval"], row["n_volumes"]) == ("2500", "3")
 
 
+def test_the_protocol_is_that_of_the_series_in_whichever_space_it_is(outputs, regions):
+    outputs.add_participant("01", bmax=2500)
+    scan = {"subject": "01", "direction": "AP"}
+    acpc, mni = (
+        outputs.path(scan, "preproc_dwi", space=space, extension=".bval")
+        for space in ("ACPC", "MNI152NLin2009aSym")
+    )
+    acpc.rename(mni)
+    row = _row(collect_tables(outputs.root, [regions]).scalars)
+    assert (row["max_bval"], row["n_volumes"]) == ("2500", "3")
+    mni.unlink()
+    row = _row(collect_tables(outputs.root, [regions]).scalars)
+    assert (row["max_bval"], row["n_volumes"]) == ("n/a", "n/a")
+
+
 def test_without_a_mask_the_map_s_own_voxels_count(outputs, regions):
     outputs.add_participant("01")
     for path in (outputs.root / "sub-01").rglob("*_mask.nii.gz"):

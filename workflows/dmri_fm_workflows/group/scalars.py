@@ -38,6 +38,7 @@ from dmri_fm_workflows.outputs.tsv import (
     format_cell,
     scan_columns,
 )
+from dmri_fm_workflows.templates import OWN_SPACES
 
 LOGGER = logging.getLogger(__name__)
 
@@ -183,10 +184,23 @@ def _read_map(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 
 def _protocol(file: OutputFile, output_dir: Path) -> dict[str, str]:
-    """Return the largest b-value and the number of volumes, where the gradients are there."""
-    path = output_dir / output_path(
-        file.name.source_entities, "preproc_dwi", space="ACPC", extension=".bval"
-    )
+    """Return the largest b-value and the number of volumes, where the gradients are there.
+
+    The series has the same gradients in all spaces; a folder may have it in one alone.
+    """
+    scan, resolution = file.name.source_entities, file.name.entities.get("resolution")
+    paths = [
+        output_dir
+        / output_path(
+            scan,
+            "preproc_dwi",
+            space=space,
+            resolution=resolution if space == SCALAR_SPACE else None,
+            extension=".bval",
+        )
+        for space in OWN_SPACES
+    ]
+    path = next((p for p in paths if p.is_file()), paths[0])
     try:
         bvals = read_numbers(path, "b-values").ravel()
     except GradientError:
