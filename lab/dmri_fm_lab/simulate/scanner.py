@@ -8,6 +8,7 @@ own, sticks and zeppelins along streamlines, and not the training generator's mi
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ from dmri_fm_lab.simulate.subject import Subject
 
 #: Slices that are simulated at a time.
 _SLAB = 16
+
+#: Volumes of a moving head that are scanned at a time.
+_N_THREADS = 2
 
 #: SNR of white matter in the T1-weighted image.
 _T1W_SNR = 30.0
@@ -111,17 +115,20 @@ def acquire(
     # The signal of the second scan is that of the image: one compartment, which does not diffuse.
     played = played.replace(tissue_s0=(0.0, 0.0, 1.0), tissue=played.tissue.replace(d_csf=0.0))
     seeds = np.random.default_rng(acquisition.seed).integers(2**31, size=len(gtab))
-    data = np.empty_like(images)
-    for n, xfm in enumerate(xfms):
-        run = _moved(subject, images[..., n], xfm).simulate(
+
+    def scan(n: int) -> NDArray[np.float32]:
+        simulation = _moved(subject, images[..., n], xfms[n]).simulate(
             (gtab.bvals[n : n + 1], gtab.bvecs_ras[n : n + 1]),
             played.replace(signal_scale=float(images[..., n].max())),
             artefacts.replace(seed=int(seeds[n])),
             clean_b0=False,
             kspace=False,
+            chunk=_SLAB,
         )
-        data[..., n] = _magnitude(run)[..., 0]
-    return data
+        return _magnitude(simulation)[..., 0]
+
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        return np.stack(list(pool.map(scan, range(len(gtab)))), axis=-1)
 
 
 def _magnitude(simulation: Any) -> NDArray[np.float32]:
