@@ -153,7 +153,11 @@ def test_masked_directions_and_patches_are_filled_better_than_by_means():
 
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("tensor-refiner", "fourteen series of real brains"), ("drope", "simulat"), ("ssdiff", "simulat")],
+    [
+        ("tensor-refiner", "fourteen series of real brains"),
+        ("drope", "simulat"),
+        ("ssdiff", "simulat"),
+    ],
 )
 def test_card_names_the_weights_that_ship(name, data):
     card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
