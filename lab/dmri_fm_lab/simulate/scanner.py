@@ -117,9 +117,10 @@ def acquire(
     seeds = np.random.default_rng(acquisition.seed).integers(2**31, size=len(gtab))
 
     def scan(n: int) -> NDArray[np.float32]:
-        simulation = _moved(subject, images[..., n], xfms[n]).simulate(
+        highest = images[..., n].max()
+        simulation = _moved(subject, images[..., n] / highest, xfms[n]).simulate(
             (gtab.bvals[n : n + 1], gtab.bvecs_ras[n : n + 1]),
-            played.replace(signal_scale=float(images[..., n].max())),
+            played.replace(signal_scale=float(highest)),
             artefacts.replace(seed=int(seeds[n])),
             clean_b0=False,
             kspace=False,
@@ -135,11 +136,11 @@ def _magnitude(simulation: Any) -> NDArray[np.float32]:
     return np.asarray(simulation.magnitude.dataobj, dtype=np.float32)
 
 
-def _moved(subject: Subject, image: NDArray[np.float32], xfm: NDArray[np.float64]) -> Any:
+def _moved(subject: Subject, share: NDArray[np.float32], xfm: NDArray[np.float64]) -> Any:
     """Return an object of trxscan that shows an image of the head, and its field, moved.
 
-    Its signal does not depend on gradients: the share of one compartment is the image over its
-    maximum, the rest is a compartment without signal.
+    Its signal does not depend on gradients: the image is the share of one compartment, 0 to 1, the
+    rest is a compartment without signal.
     """
     import trxscan
 
@@ -155,7 +156,7 @@ def _moved(subject: Subject, image: NDArray[np.float32], xfm: NDArray[np.float64
         )
         return moved
 
-    share = resample(image / image.max(), subject.affine, 5).clip(0, 1)
+    share = resample(share, subject.affine, 5).clip(0, 1)
     field = resample(subject.phantom.sim_fmap.reshape(shape, order="F"), fine, 1)
     none = trxscan.Fibers(np.empty(0), np.empty((0, 3)), np.empty(0))
     return trxscan.objects.from_arrays(

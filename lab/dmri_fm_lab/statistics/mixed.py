@@ -92,18 +92,21 @@ def is_zero_between(design: Floats, values: Floats, participants: Integers) -> b
         spread = np.log1p(counts * ratio).sum() + np.linalg.slogdet(xx)[1]
         return float(-n_free * np.log(squares) - spread)
 
-    return all(likelihood(0.0) >= likelihood(ratio) for ratio in _RATIOS)
+    at_zero = likelihood(0.0)
+    return all(at_zero >= likelihood(ratio) for ratio in _RATIOS)
 
 
 def _least_squares(design: Floats, values: Floats, contrasts: Floats) -> MixedFit:
     """Fit a model whose variance between participants is zero."""
-    estimates = np.linalg.lstsq(design, values, rcond=None)[0]
-    n_free = len(values) - design.shape[1]
-    variance = float(((values - design @ estimates) ** 2).sum()) / n_free
-    covariance = variance * np.linalg.inv(design.T @ design)
-    errors = np.sqrt(np.einsum("kp,pq,kq->k", contrasts, covariance, contrasts))
+    from statsmodels.regression.linear_model import OLS
+
+    result = OLS(values, design).fit()
+    errors = np.sqrt(np.einsum("kp,pq,kq->k", contrasts, result.cov_params(), contrasts))
     return MixedFit(
-        contrasts @ estimates, errors, float(np.sqrt(variance)), "no variance between participants"
+        contrasts @ result.params,
+        errors,
+        float(np.sqrt(result.scale)),
+        "no variance between participants",
     )
 
 
